@@ -1,0 +1,32 @@
+"""What is wrong, said once: where, what, and the one edit or command that fixes it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    where: str  # file, and the key or tensor in it
+    what: str  # the fact, with the value found
+    fix: str  # one edit or one command
+
+
+class ProblemError(ValueError):
+    """The user's mistakes, all of them at once. The command line prints this and exits with 1."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        assert self.problems, "an error without a problem"
+        super().__init__("\n".join(_lines(self.problems)))
+
+
+def fail(where: object, what: str, fix: str) -> ProblemError:
+    """``raise fail(...)``: the common case of a single problem."""
+    return ProblemError([Problem(str(where), what, fix)])
+
+
+def _lines(problems: tuple[Problem, ...]) -> Iterable[str]:
+    for number, problem in enumerate(problems, 1):
+        yield f"{number}. {problem.where}" if len(problems) > 1 else problem.where
+        yield f"   {problem.what}"
+        yield f"   fix: {problem.fix}"
