@@ -1,0 +1,1 @@
+"""Mask files and what is done with masks: read, write, count, compare, draw, apply."""
