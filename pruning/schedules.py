@@ -55,7 +55,7 @@ def levels(values: Sequence[float], *, every: int, begin: int = 0) -> Schedule:
 
 
 def iterative_rate(final: float, rounds: int) -> float:
-    """What each of ``rounds`` rounds drops of the weights that remain (Frankle & Carbin, arXiv:1803.03635)."""
+    """What each round drops of the weights that remain (Frankle & Carbin, arXiv:1803.03635)."""
     _check(final=final)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
