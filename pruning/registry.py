@@ -35,7 +35,9 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         if name in self._table:
             return self._table[name]
-        raise LookupError(f"Unknown {self._kind} {name!r}.{suggest(name, self._table)} Known: {', '.join(self)}.")
+        raise LookupError(
+            f"Unknown {self._kind} {name!r}.{suggest(name, self._table)} Known: {', '.join(self)}."
+        )
 
 
 def suggest(name: str, known: "dict[str, T] | list[str]") -> str:

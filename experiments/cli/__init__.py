@@ -1,0 +1,48 @@
+"""The command line, a verb a file. Verbs are imported when they are called: ``--help`` answers at once."""
+
+from importlib import import_module
+
+import click
+
+from pruning.problems import ProblemError
+
+VERBS = {  # name: (module, what it does)
+    "masks": ("experiments.cli.masks", "Compute masks for a checkpoint, one file per sparsity."),
+    "inspect": ("experiments.cli.inspect", "Show a checkpoint or a mask file, or compare two mask files."),
+}
+
+
+class Verbs(click.Group):
+    """Knows its commands by name before any of them is imported, and how to report what is wrong."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command = import_module(VERBS[name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, what) for name, (_, what) in VERBS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ProblemError as error:
+            count = len(error.problems)
+            click.echo(f"error: {error}" if count == 1 else f"{count} errors:\n{error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example:  wafersparse masks model.safetensors --sparsity 0.5 --sparsity 0.75",
+)
+@click.version_option(package_name="wafersparse")
+def main() -> None:
+    """Sparse training experiments for the Cerebras CS-3."""
