@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.checkpoint.source import FLOATS, ITEMSIZE, TensorInfo, TensorSource, listing_digest
+from pruning.checkpoint.source import FLOATS, ITEMSIZE, TensorSource, listing_digest
 from pruning.engine.keys import INFINITY, UNSIGNED
 from pruning.engine.radix import count_above
-from pruning.engine.stream import Piece, Progress, Sizes, Threads
+from pruning.engine.stream import Cut, Piece, Progress, Sizes, Threads
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,10 @@ def count_values(source: TensorSource, sizes: Sizes, progress: Progress) -> dict
     infos = [info for info in source.infos.values() if info.dtype in FLOATS]
     total = {info.name: Count() for info in infos}
     with Threads(sizes) as threads:
-        for part in threads.each(_pieces(infos, sizes.chunk), work):
+        for part in threads.each(Cut(tuple((info, sizes.chunk) for info in infos)), work):
             for name, count in part.items():
                 total[name] += count
     return total
-
-
-def _pieces(infos: list[TensorInfo], chunk: int) -> list[Piece]:
-    pieces: list[Piece] = []
-    for info in infos:
-        for start in range(0, info.numel, chunk):
-            pieces.append(Piece(len(pieces), info, start, min(chunk, info.numel - start)))
-    return pieces
 
 
 def full_digest(source: TensorSource, progress: Progress) -> str:

@@ -11,7 +11,7 @@ from pruning.checkpoint.source import TensorSource
 from pruning.engine.grid import grid_masks
 from pruning.engine.keys import key_reader
 from pruning.engine.n_of_m import n_of_m_masks
-from pruning.engine.stream import Progress, Sizes, Threads, Write, pack, pieces_of, reads, thresholds
+from pruning.engine.stream import Progress, Sizes, Threads, Write, cut_for, pack, reads, thresholds
 from pruning.masks.writer import MaskWriter
 from pruning.planning.allocation import Pool
 from pruning.planning.patterns import Grid, NOfM
@@ -59,7 +59,7 @@ def _one_pool(
     spec = plan.specs[0]
     infos = [plan.members[layer.name][0] for layer in levels[0].layers]
     reader = key_reader(source, infos, spec)
-    pieces = pieces_of(reader, infos, threads.sizes)
+    pieces = cut_for(reader, infos, threads.sizes)
     limits, quotas = thresholds(reader, pieces, [pool.drop for pool in levels], threads, progress)
     if spec.nan_as_pruned and any(limit == 0 and quota for limit, quota in zip(limits, quotas, strict=True)):
         raise fail(

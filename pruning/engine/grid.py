@@ -13,7 +13,7 @@ from pruning.checkpoint.source import ITEMSIZE, TensorInfo, TensorSource
 from pruning.engine.exact import keep_largest
 from pruning.engine.keys import as_floats, scores_of
 from pruning.engine.radix import WORD, add_cells, pack_cells, random_keys
-from pruning.engine.stream import Piece, Progress, Threads, Write
+from pruning.engine.stream import Cut, Piece, Progress, Threads, Write
 from pruning.importance import random_stream
 from pruning.planning.allocation import Layer, Pool
 from pruning.planning.patterns import Cell, attention_role, matrix_shape
@@ -54,10 +54,9 @@ def _score(source: TensorSource, plan: Plan, threads: Threads, progress: Progres
             progress(piece.info.nbytes)
         return done
 
-    whole = [Piece(i, info, 0, info.numel) for i, info in enumerate(infos)]
     means: Scores = {}
     problems: list[Problem] = []
-    for part in threads.each(whole, work):
+    for part in threads.each(Cut(tuple((info, info.numel) for info in infos)), work):
         for name, result in part.items():
             if isinstance(result, Problem):
                 problems.append(result)
@@ -148,6 +147,6 @@ def _pack(
     competitor = {info.name: name for name, members in plan.members.items() for info in members}
     infos = [info for members in plan.members.values() for info in members]
     total: dict[str, int] = {}
-    for part in threads.each([Piece(i, info, 0, info.numel) for i, info in enumerate(infos)], work):
+    for part in threads.each(Cut(tuple((info, info.numel) for info in infos)), work):
         total |= part
     return total

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from pruning.checkpoint.source import ITEMSIZE, TensorInfo, TensorSource
+from pruning.checkpoint.source import ITEMSIZE, TensorSource
 from pruning.engine.keys import KeyReader, key_reader
 from pruning.engine.radix import WORD, Keys, count_above, pack_n_of_m
-from pruning.engine.stream import Piece, Progress, Threads, Write
+from pruning.engine.stream import Cut, Piece, Progress, Threads, Write
 from pruning.planning.patterns import NOfM
 from pruning.planning.plan import Plan
 from pruning.problems import Problem, ProblemError
@@ -44,7 +44,7 @@ def n_of_m_masks(
 
     total: dict[str, int] = {}
     problems: dict[str, str] = {}
-    for kept, bad in threads.each(_pieces(infos, chunk), work):
+    for kept, bad in threads.each(Cut(tuple((info, chunk) for info in infos)), work):
         problems |= bad
         for name, ones in kept.items():
             total[name] = total.get(name, 0) + ones
@@ -53,14 +53,6 @@ def n_of_m_masks(
             Problem(f"{source.where}: {name}", problems[name], KeyReader.hint) for name in sorted(problems)
         )
     return [total]
-
-
-def _pieces(infos: tuple[TensorInfo, ...], chunk: int) -> list[Piece]:
-    pieces: list[Piece] = []
-    for info in infos:
-        for start in range(0, info.numel, chunk):
-            pieces.append(Piece(len(pieces), info, start, min(chunk, info.numel - start)))
-    return pieces
 
 
 def _not_finite(reader: KeyReader, keys: Keys, packed: NDArray[np.uint8], nan_as_pruned: bool) -> str:

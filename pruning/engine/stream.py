@@ -5,10 +5,11 @@ Pieces of a pool are handed to threads in the order that breaks ties. Each reads
 computing overlap by themselves. Memory is a few buffers per thread, whatever the checkpoint.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Condition, local
+from threading import Condition, Lock, local
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,20 @@ class Piece:
     count: int
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Tensors in pieces of so many elements, in the order that breaks ties; iterated anew for every read."""
+
+    parts: tuple[tuple[TensorInfo, int], ...]
+
+    def __iter__(self) -> Iterator[Piece]:
+        number = 0
+        for info, size in self.parts:
+            for start in range(0, info.numel, size):
+                yield Piece(number, info, start, min(size, info.numel - start))
+                number += 1
+
+
 class Threads:
     """A pool of threads, each with scratch memory of its own."""
 
@@ -77,7 +92,7 @@ class Threads:
             self._own.buffers = Buffers()
         return self._own.buffers  # type: ignore[no-any-return]
 
-    def each(self, pieces: Sequence[Piece], work: Callable[[Iterator[Piece]], Any]) -> list[Any]:
+    def each(self, pieces: Cut, work: Callable[[Iterator[Piece]], Any]) -> list[Any]:
         """``work`` once per thread, over one iterator of pieces that all threads share."""
         shared = _Shared(pieces)
 
@@ -87,7 +102,7 @@ class Threads:
             finally:
                 shared.stop()  # nothing is left, or this thread failed and the others need not go on
 
-        futures = [self._executor.submit(guarded) for _ in range(min(self.sizes.workers, len(pieces)))]
+        futures = [self._executor.submit(guarded) for _ in range(self.sizes.workers)]
         try:
             return [future.result() for future in futures]
         finally:
@@ -95,33 +110,34 @@ class Threads:
 
 
 class _Shared(Iterator[Piece]):
-    """``next`` on a list iterator is atomic under the GIL; emptied when a thread fails."""
+    """Hands every piece to one thread; to none any more when a thread has failed."""
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        self._pieces = iter(list(pieces))
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        self._pieces, self._lock = iter(pieces), Lock()
 
     def __next__(self) -> Piece:
-        return next(self._pieces)
+        with self._lock:
+            return next(self._pieces)
 
     def stop(self) -> None:
-        self._pieces = iter([])
+        with self._lock:
+            self._pieces = iter(())
 
 
-def pieces_of(reader: KeyReader, infos: Sequence[TensorInfo], sizes: Sizes) -> list[Piece]:
-    """In the order that breaks ties. Pieces begin at whole words, and where the file reads best."""
-    pieces: list[Piece] = []
+def cut_for(reader: KeyReader, infos: Sequence[TensorInfo], sizes: Sizes) -> Cut:
+    """Pieces begin at whole words and where the file reads best; a small tensor occupies every thread."""
+    parts = []
     for info in infos:
-        quantum = int(np.lcm(WORD, reader.source.quantum(info.name)))
-        fair = -(-info.numel // (2 * sizes.workers))  # a small tensor still occupies every thread
+        quantum = math.lcm(WORD, reader.source.quantum(info.name))
+        unit = quantum if quantum <= sizes.piece else WORD
+        fair = -(-info.numel // (2 * sizes.workers))
         size = max(sizes.chunk, min(sizes.piece, fair))
-        size = -(-size // WORD) * WORD if quantum > sizes.piece else -(-size // quantum) * quantum
-        for start in range(0, info.numel, size):
-            pieces.append(Piece(len(pieces), info, start, min(size, info.numel - start)))
-    return pieces
+        parts.append((info, -(-size // unit) * unit))
+    return Cut(tuple(parts))
 
 
 def thresholds(
-    reader: KeyReader, pieces: Sequence[Piece], drops: Sequence[int], threads: Threads, progress: Progress
+    reader: KeyReader, pieces: Cut, drops: Sequence[int], threads: Threads, progress: Progress
 ) -> tuple[list[int], list[int]]:
     """For each level: the smallest key that is kept, and how many keys equal to it are kept.
 
@@ -152,7 +168,7 @@ def reads(reader: KeyReader) -> int:
 
 def pack(
     reader: KeyReader,
-    pieces: Sequence[Piece],
+    pieces: Cut,
     limits: Sequence[int],
     quotas: Sequence[int],
     threads: Threads,
@@ -224,9 +240,7 @@ class _Turns:
             self._change.notify_all()
 
 
-def _high_digits(
-    reader: KeyReader, pieces: Sequence[Piece], threads: Threads, progress: Progress
-) -> NDArray[np.int64]:
+def _high_digits(reader: KeyReader, pieces: Cut, threads: Threads, progress: Progress) -> NDArray[np.int64]:
     mask = reader.dtype(reader.mask)
     kernel = histogram16 if reader.bytes_per_key == 2 else histogram_high
     first_bad = reader.not_finite >> (8 * reader.bytes_per_key - 16)
@@ -267,7 +281,7 @@ def _high_digits(
 
 def _next_digits(
     reader: KeyReader,
-    pieces: Sequence[Piece],
+    pieces: Cut,
     prefixes: list[int],
     shift: int,
     threads: Threads,

@@ -230,7 +230,7 @@ _ROLES = {
 
 
 def attention_role(name: str) -> str:
-    """``q``, ``k``, ``v`` or ``o`` for attention projections as ModelZoo or HuggingFace name them; else ''."""
+    """q, k, v or o for attention projections, as ModelZoo or HuggingFace name them; or ''."""
     layer = name.split(".")[-2] if "." in name else ""
     return next((role for role, names in _ROLES.items() if layer in names), "")
 
