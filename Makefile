@@ -10,7 +10,7 @@ SPARSITY ?= 0.5 0.75
 OUT ?= masks
 ARGS ?=
 
-.PHONY: help setup masks test check lint types bench clean
+.PHONY: help setup masks test test-slow check lint types bench clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -33,6 +33,9 @@ masks: .venv $(CKPT)  ## compute the masks of CKPT, a small checkpoint made on t
 
 test: .venv  ## the default tests, within two minutes
 	$(BIN)/python -m pytest -n auto
+
+test-slow: .venv  ## what needs minutes or a package index
+	$(BIN)/python -m pytest -m slow
 
 check: .venv lint types test  ## what CI runs: lint, types, tests
 lint: .venv

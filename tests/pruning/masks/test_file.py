@@ -27,7 +27,7 @@ from pruning.masks.file import MaskFile
 from pruning.masks.writer import MaskWriter
 from pruning.problems import ProblemError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FORMATS = ("safetensors", "npz", "pt")
 MASKS = {
     "model.layers.0.q_proj.weight": np.random.default_rng(0).random((7, 5)) < 0.3,

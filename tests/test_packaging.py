@@ -1,0 +1,76 @@
+"""Installing into a Cerebras environment must move none of its pins, and must be found by its tools."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINS = {  # cerebras-pytorch 2.10 and ModelZoo 2.10
+    "numpy": "1.25.0",
+    "torch": "2.4.0",
+    "click": "8.3.0",
+    "pydantic": "2.8.2",
+    "h5py": "3.13.0",
+    "hdf5plugin": "5.1.0",
+    "safetensors": "0.4.5",
+    "matplotlib": "3.9.2",
+    "pandas": "2.2.3",
+    "tqdm": "4.66.5",
+    "pyyaml": "6.0.2",
+    "packaging": "25.0",
+    "protobuf": "4.21.12",
+    "filelock": "3.20.0",
+    "pillow": "10.4.0",
+    "scipy": "1.15.3",
+}
+
+
+@pytest.mark.parametrize("line", PROJECT["dependencies"])
+def test_lower_bounds_admit_the_pins(line):
+    requirement = Requirement(line)
+    assert {clause.operator for clause in requirement.specifier} == {">="}, "lower bounds only"
+    if requirement.name in PINS:
+        assert requirement.specifier.contains(PINS[requirement.name])
+
+
+@pytest.mark.slow
+def test_the_pins_resolve(tmp_path):
+    """pip, with every pin as a constraint, finds a solution: so it has no reason to move one."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    probe = subprocess.run([*pip, "index", "versions", "click"], capture_output=True, text=True, timeout=120)
+    if probe.returncode:
+        pytest.skip(f"no package index is reachable: {probe.stderr.strip().splitlines()[-1]}")
+    constraints, report = tmp_path / "pins.txt", tmp_path / "report.json"
+    constraints.write_text("\n".join(f"{name}=={version}" for name, version in PINS.items()))
+    command = [*pip, "install", "--dry-run", "--ignore-installed", "--quiet", "--use-feature=fast-deps"]
+    command += ["--report", str(report), "-c", str(constraints), *PROJECT["dependencies"]]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr
+    chosen = {
+        entry["metadata"]["name"].lower(): entry["metadata"]["version"].split("+")[0]
+        for entry in json.loads(report.read_text())["install"]
+    }
+    assert {"numba", "torch", "numpy", "click"} <= set(chosen)
+    assert {name: chosen[name] for name in PINS if name in chosen} == {
+        name: version for name, version in PINS.items() if name in chosen
+    }
+
+
+def test_an_editable_install_is_a_plain_path():
+    """The vendor's worker-image helper reads .pth files; it does not run import finders."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        files = distribution("wafersparse").files or []
+    except PackageNotFoundError:
+        pytest.skip("wafersparse is not installed, only on the path")
+    paths = [file.locate().read_text().strip() for file in files if file.suffix == ".pth"]
+    if not paths:
+        pytest.skip("wafersparse is installed, but not editable")
+    assert [Path(path) for path in paths] == [ROOT]

@@ -1,0 +1,98 @@
+"""Every command of the README works as it stands there, in the order in which it stands there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "masks.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "console" for line in block.strip().splitlines()]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory as after ``make masks``: the demonstration checkpoint and the recipes."""
+    place = tmp_path_factory.mktemp("readme")
+    (place / "configs").symlink_to(ROOT / "configs")
+    demo = [sys.executable, "-m", "experiments.demo_checkpoint", "checkpoints/demo.safetensors"]
+    subprocess.run(demo, cwd=place, env=ENVIRONMENT, check=True, capture_output=True)
+    return place
+
+
+def sh(command, place):
+    """As typed into a shell, with this interpreter's ``wafersparse``."""
+    name = f"{shlex.quote(sys.executable)} -m experiments"
+    line = re.sub(r"^wafersparse\b", name, command)
+    return subprocess.run(["bash", "-c", line], cwd=place, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def test_the_commands_in_their_order(place):
+    verbs = [command for command in COMMANDS if command.startswith("wafersparse")]
+    assert len(verbs) > 8
+    for command in verbs:
+        result = sh(command, place)
+        assert result.returncode == 0, f"{command}\n{result.stderr}"
+        assert result.stdout
+
+
+def test_no_other_command_stands_there():
+    """The two make commands are run by CI and by whoever tries the README; here only what they call is."""
+    assert {c for c in COMMANDS if not c.startswith("wafersparse")} == {"make masks", "make test"}
+
+
+def test_make_masks_runs_the_main_job():
+    result = subprocess.run(["make", "-n", "masks"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    last = result.stdout.strip().splitlines()[-1]
+    assert last.endswith(
+        "wafersparse masks 'checkpoints/demo.safetensors' --sparsity 0.5 --sparsity 0.75 --out 'masks'"
+    )
+
+
+@pytest.mark.parametrize("text", [README, GUIDE], ids=["README.md", "docs/masks.md"])
+def test_the_python_examples(text, tmp_path):
+    blocks = [block for kind, block in re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL) if kind == "python"]
+    assert blocks
+    for block in blocks:
+        subprocess.run(
+            [sys.executable, "-c", block], cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True
+        )
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((ROOT / "configs" / "masks").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_every_recipe_starts_with_the_command_that_runs_it(recipe, place):
+    first = recipe.read_text().splitlines()[0]
+    assert first.startswith("# wafersparse masks ")
+    assert f"configs/masks/{recipe.name}" in first
+    assert yaml.safe_load(recipe.read_text())
+    assert sh(first[2:], place).returncode == 0
+
+
+def test_every_option_is_in_the_reference():
+    from experiments.cli.inspect import command as inspect
+    from experiments.cli.masks import command as masks
+
+    for command in (masks, inspect):
+        for option in (o for parameter in command.params for o in parameter.opts if o.startswith("--")):
+            assert option in README, f"{command.name} {option}"
+
+
+@pytest.mark.parametrize(
+    "page",
+    sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), ROOT / "CONTRIBUTING.md"]),
+    ids=lambda p: p.name,
+)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
