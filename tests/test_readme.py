@@ -50,7 +50,9 @@ def test_no_other_command_stands_there():
 
 
 def test_make_masks_runs_the_main_job():
-    result = subprocess.run(["make", "-n", "masks"], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", "masks"], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     last = result.stdout.strip().splitlines()[-1]
     assert last.endswith(
