@@ -1,8 +1,11 @@
 """From a plan to bits: the one place where score, pattern and allocation come together."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +20,8 @@ from pruning.planning.allocation import Pool
 from pruning.planning.patterns import Grid, NOfM
 from pruning.planning.plan import Plan
 from pruning.problems import fail
+
+_SYNC_SECONDS = 0.25
 
 
 def compute(
@@ -103,13 +108,14 @@ def write_mask_files(
             writers.append(
                 MaskWriter(path, shapes, spec=spec.to_json(), checkpoint=checkpoint, format=format)
             )
-        kept = compute(
-            source,
-            plan,
-            lambda level, name, at, bits: writers[level].write(name, at, bits),
-            sizes or default_sizes(),
-            progress,
-        )
+        with _writing_behind(writers):
+            kept = compute(
+                source,
+                plan,
+                lambda level, name, at, bits: writers[level].write(name, at, bits),
+                sizes or default_sizes(),
+                progress,
+            )
         for writer, counts in zip(writers, kept, strict=True):
             writer.finish(counts)
     except BaseException:
@@ -117,6 +123,26 @@ def write_mask_files(
             writer.abort()
         raise
     return kept
+
+
+@contextmanager
+def _writing_behind(writers: Sequence[MaskWriter]) -> Iterator[None]:
+    """Keep the disk busy from the start: ten mask files are gigabytes that ``finish`` would wait for."""
+    done = Event()
+
+    def work() -> None:
+        while not done.wait(_SYNC_SECONDS):
+            for writer in writers:
+                if not done.is_set():
+                    writer.sync()
+
+    with ThreadPoolExecutor(1) as thread:
+        syncing = thread.submit(work)
+        try:
+            yield
+        finally:
+            done.set()
+        syncing.result()
 
 
 def packed_masks(

@@ -85,6 +85,13 @@ class MaskWriter:
         assert 0 <= byte_offset <= self._size[name] - len(packed), (name, byte_offset, len(packed))
         self._pwrite(memoryview(np.ascontiguousarray(packed).data), self._start[name] + byte_offset)
 
+    def sync(self) -> None:
+        """Send what has been written so far to the disk. May be called while others write."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise refusal(self.path, error) from error
+
     def finish(self, kept: Mapping[str, int]) -> None:
         """Write the header with the kept count of every mask, and give the file its name."""
         assert kept.keys() == self.shapes.keys(), "a count for every mask"
