@@ -44,8 +44,8 @@ lint: .venv
 types: .venv
 	$(BIN)/mypy
 
-bench: .venv  ## side-by-side benchmarks, written to docs/benchmarks.md; needs 20 GB of disk and 10 minutes
-	$(BIN)/python tests/benchmarks/bench.py
+bench: .venv  ## side-by-side benchmarks, written to docs/benchmarks.md; needs 26 GB of disk, about 20 minutes
+	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
 clean:  ## remove what make made, but no masks
 	rm -rf .venv checkpoints/demo.safetensors bench

@@ -14,7 +14,9 @@ from pruning.checkpoint.source import TensorSource
 from pruning.engine.grid import grid_masks
 from pruning.engine.keys import key_reader
 from pruning.engine.n_of_m import n_of_m_masks
-from pruning.engine.stream import Progress, Sizes, Threads, Write, cut_for, pack, reads, thresholds
+from pruning.engine.pack import pack
+from pruning.engine.select import reads, thresholds
+from pruning.engine.stream import Progress, Sizes, Threads, Write, cut_for
 from pruning.masks.writer import MaskWriter
 from pruning.planning.allocation import Pool
 from pruning.planning.patterns import Grid, NOfM
@@ -64,7 +66,7 @@ def _one_pool(
     spec = plan.specs[0]
     infos = [plan.members[layer.name][0] for layer in levels[0].layers]
     reader = key_reader(source, infos, spec)
-    pieces = cut_for(reader, infos, threads.sizes)
+    pieces = cut_for(source, infos, threads.sizes)
     limits, quotas = thresholds(reader, pieces, [pool.drop for pool in levels], threads, progress)
     if spec.nan_as_pruned and any(limit == 0 and quota for limit, quota in zip(limits, quotas, strict=True)):
         raise fail(
@@ -86,7 +88,9 @@ def bytes_to_read(source: TensorSource, plan: Plan) -> int:
     total = 0
     for pool in plan.pools[0]:
         infos = [plan.members[layer.name][0] for layer in pool.layers]
-        total += reads(key_reader(source, infos, plan.specs[0])) * sum(info.nbytes for info in infos)
+        total += reads(key_reader(source, infos, plan.specs[0]), len(plan.specs)) * sum(
+            info.nbytes for info in infos
+        )
     return total
 
 

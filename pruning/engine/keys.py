@@ -14,25 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.checkpoint.source import ITEMSIZE, TensorInfo, TensorSource
-from pruning.engine.radix import Keys, random_keys
+from pruning.engine.radix import Keys, count_above, random_keys
+from pruning.engine.stream import Buffers
 from pruning.importance import evaluate, random_stream
 from pruning.planning.spec import MaskSpec
 from pruning.problems import fail
 
 UNSIGNED: dict[int, type[np.unsignedinteger[Any]]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 INFINITY = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000, "F64": 0x7FF0000000000000}  # bits without sign
-
-
-class Buffers:
-    """Scratch memory of one thread: asked for by name, kept, and grown when needed."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, NDArray[np.uint8]] = {}
-
-    def get(self, name: str, nbytes: int) -> NDArray[np.uint8]:
-        if name not in self._held or self._held[name].nbytes < nbytes:
-            self._held[name] = np.empty(nbytes, np.uint8)
-        return self._held[name][:nbytes]
 
 
 class KeyReader(ABC):
@@ -98,11 +87,12 @@ class RandomKeys(KeyReader):
         raw = self._raw(name, start, count, buffers)
         dtype = self.source.infos[name].dtype
         unsigned = UNSIGNED[ITEMSIZE[dtype]]
-        exponent = unsigned(INFINITY[dtype])
-        bad = (raw.view(unsigned) & exponent) == exponent
+        infinity = unsigned(INFINITY[dtype])
+        sign = unsigned((1 << (8 * unsigned().nbytes - 1)) - 1)
         keys = buffers.get("keys", count * 4).view(np.uint32)
         random_keys(np.uint64(random_stream(self._seed, name)), start, keys)
-        if bad.any():
+        if count_above(raw.view(unsigned), sign, infinity - unsigned(1)):
+            bad = (raw.view(unsigned) & infinity) == infinity
             if not self._nan_as_pruned or not np.isnan(as_floats(raw, dtype)[bad]).all():
                 raise fail(
                     f"{self.source.where}: {name}",

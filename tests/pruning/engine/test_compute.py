@@ -213,6 +213,23 @@ def test_radix_select_over_many_pieces_and_bins():
         assert (masks["w"].ravel() == keep_largest(np.abs(values).astype(np.float64), drop)).all()
 
 
+@pytest.mark.parametrize("misled", [False, True])
+def test_a_guess_from_a_sample_may_be_wrong(misled, monkeypatch):
+    """The sample is the beginning of every piece; where that tells nothing, one more read does."""
+    from pruning.engine import select
+
+    weight = torch.randn(16, 4096, generator=torch.Generator().manual_seed(0))
+    if misled:
+        weight[:4] *= 1e6
+        monkeypatch.setattr(select, "_SAMPLE", 64)
+    refined = []
+    plain = select._next_digits
+    monkeypatch.setattr(select, "_next_digits", lambda *a: refined.append(1) or plain(*a))
+    (masks,) = run({"w": weight}, MaskSpec(sparsity=Decimal("0.5")), sizes=Sizes(1, 1 << 14, 1 << 16))
+    assert (masks["w"].ravel() == keep_largest(weight.double().abs().flatten().numpy(), 1 << 15)).all()
+    assert bool(refined) == misled
+
+
 @pytest.mark.parametrize(
     ("pattern", "units"),
     [

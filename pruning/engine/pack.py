@@ -1,0 +1,86 @@
+"""The last read: compare with the thresholds, and pack the bits straight into the output."""
+
+from collections.abc import Iterator, Sequence
+from threading import Condition
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pruning.checkpoint.source import ITEMSIZE
+from pruning.engine.keys import KeyReader
+from pruning.engine.radix import WORD, keep_first_ties, split
+from pruning.engine.stream import Cut, Piece, Progress, Threads, Write
+
+
+def pack(
+    reader: KeyReader,
+    pieces: Cut,
+    limits: Sequence[int],
+    quotas: Sequence[int],
+    threads: Threads,
+    write: Write,
+    progress: Progress,
+) -> list[dict[str, int]]:
+    """Keep what is above the limit and the first ``quota`` of what equals it; counts by level and name."""
+    levels, sizes = len(limits), threads.sizes
+    values = np.array(limits, reader.dtype)
+    mask = reader.dtype(reader.mask)
+    turns = _Turns(quotas)
+
+    def work(mine: Iterator[Piece]) -> list[dict[str, int]]:
+        kept: list[dict[str, int]] = [{} for _ in range(levels)]
+        for piece in mine:
+            words = -(-piece.count // WORD)
+            above, ties = (
+                threads.buffers.get(name, levels * words * 8).view(np.uint64).reshape(levels, words)
+                for name in ("above", "ties")
+            )
+            tied = np.zeros(levels, np.int64)
+            try:
+                for start in range(0, piece.count, sizes.chunk):
+                    count = min(sizes.chunk, piece.count - start)
+                    keys = reader.load(piece.info.name, piece.start + start, count, threads.buffers)
+                    split(keys, mask, values, start // WORD, above, ties, tied)
+                    progress(count * ITEMSIZE[piece.info.dtype])
+            except BaseException:
+                turns.give_up()
+                raise
+            for level, quota in enumerate(turns.take(piece.number, tied)):
+                ones = int(keep_first_ties(above[level], ties[level], quota))
+                name = piece.info.name
+                kept[level][name] = kept[level].get(name, 0) + ones
+                write(level, name, piece.start // 8, above[level].view(np.uint8)[: -(-piece.count // 8)])
+        return kept
+
+    total: list[dict[str, int]] = [{} for _ in range(levels)]
+    for part in threads.each(pieces, work):
+        for level in range(levels):
+            for name, ones in part[level].items():
+                total[level][name] = total[level].get(name, 0) + ones
+    return total
+
+
+class _Turns:
+    """Shares the quotas of tied keys out to the pieces in their order, whichever thread is done first.
+
+    A thread waits for the pieces before its own. These are in work already, and the first of
+    them waits for nobody.
+    """
+
+    def __init__(self, quotas: Sequence[int]) -> None:
+        self._left = np.array(quotas, np.int64)
+        self._next, self._failed, self._change = 0, False, Condition()
+
+    def take(self, number: int, tied: NDArray[np.int64]) -> list[int]:
+        with self._change:
+            self._change.wait_for(lambda: self._failed or self._next == number)
+            quota = np.minimum(self._left, tied)
+            self._left -= quota
+            self._next = number + 1
+            self._change.notify_all()
+            return [int(q) for q in quota]
+
+    def give_up(self) -> None:
+        with self._change:
+            self._failed = True
+            self._change.notify_all()
