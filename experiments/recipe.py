@@ -5,12 +5,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pruning.planning.amount import parse_sparsity
 from pruning.planning.spec import MaskSpec
 from pruning.problems import Problem, ProblemError, fail
 from pruning.registry import suggest
+from pruning.strict_yaml import read_yaml
 
 KEYS = {
     "sparsity": "a decimal such as 0.5, or a list of them",
@@ -27,33 +26,10 @@ KEYS = {
 _PLAIN = {"score": str, "pattern": str, "allocation": str, "seed": int, "nan_as_pruned": bool}
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """A key written twice is an error: YAML would silently take the last one."""
-
-
-def _unique(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key, _ in node.value:
-        name = loader.construct_object(key)
-        if name in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {name!r} is written twice", key.start_mark
-            )
-        seen.add(name)
-    return dict(loader.construct_mapping(node, deep=True))
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique)
-
-
 def read_recipe(path: Path) -> dict[str, Any]:
     """Checked values by key: lists where several are allowed. Raises with all problems at once."""
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except OSError as error:
-        raise fail(path, f"cannot be read: {error.strerror}", "check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise fail(path, f"is not YAML: {' '.join(str(error).split())}", "mend the file") from error
+    document = read_yaml(path)
+    loaded = document.value
     if not isinstance(loaded, dict):
         raise fail(
             path, "is not a map of options", f"write lines such as `sparsity: 0.5`; known: {', '.join(KEYS)}"
@@ -63,10 +39,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     for key, value in loaded.items():
         if key not in KEYS:
             meant = suggest(str(key), KEYS).strip() or f"known: {', '.join(KEYS)}"
-            problems.append(Problem(f"{path}: {key}", "is no option of masks", meant))
+            problems.append(Problem(document.at(str(key)), "is no option of masks", meant))
             continue
         try:
-            values[key] = _checked(key, value, f"{path}: {key}")
+            values[key] = _checked(key, value, document.at(key))
         except ProblemError as error:
             problems.extend(error.problems)
     if problems:

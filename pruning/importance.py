@@ -18,9 +18,16 @@ if TYPE_CHECKING:
 SCORES: Registry[Callable[..., "Tensor"]] = Registry("score")
 
 
+def _widened(tensor: "Tensor") -> "Tensor":
+    """fp32, or fp64 where it is: a score must not overflow where its weight does not."""
+    import torch
+
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 @SCORES.register("magnitude")
 def magnitude(weight: "Tensor") -> "Tensor":
-    return weight.float().abs()
+    return _widened(weight).abs()
 
 
 @SCORES.register("l2")
@@ -45,7 +52,7 @@ def random(weight: "Tensor", *, name: str, seed: int = 0) -> "Tensor":
 @SCORES.register("taylor")
 def taylor(weight: "Tensor", *, grad: "Tensor") -> "Tensor":
     """|w * g|: the change of the loss, to first order, when the weight is removed (arXiv:1611.06440)."""
-    return (weight.float() * grad.float()).abs()
+    return (_widened(weight) * _widened(grad)).abs()
 
 
 def random_stream(seed: int, name: str) -> int:
@@ -62,6 +69,11 @@ def needs(score: Callable[..., Any]) -> tuple[str, ...]:
     )
 
 
+def accepts(method: str, keyword: str) -> bool:
+    parameter = inspect.signature(SCORES[method]).parameters.get(keyword)
+    return parameter is not None and parameter.kind is parameter.KEYWORD_ONLY
+
+
 def evaluate(method: str, weight: "Tensor", known: Mapping[str, Any], where: str) -> "Tensor":
     """The score of one weight; what it needs and is not ``known`` is an error that says so."""
     score = SCORES[method]
@@ -74,7 +86,12 @@ def evaluate(method: str, weight: "Tensor", known: Mapping[str, Any], where: str
             else "choose a score that needs the weight alone"
         )
         raise ValueError(f"{where}: score {method!r} needs {', '.join(missing)}, which is not there; {fix}")
-    result = score(weight, **{name: known[name] for name in wanted & set(known)})
+    try:
+        result = score(weight, **{name: known[name] for name in wanted & set(known)})
+    except Exception as error:
+        raise ValueError(f"{where}: score {method!r} raised {type(error).__name__}: {error}") from error
+    if not hasattr(result, "detach"):
+        raise ValueError(f"{where}: score {method!r} gives a {type(result).__name__}, not a tensor")
     if result.shape != weight.shape:
         raise ValueError(
             f"{where}: score {method!r} gives {tuple(result.shape)} for a weight of {tuple(weight.shape)}"

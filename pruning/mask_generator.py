@@ -44,6 +44,7 @@ class MaskGenerator:
         include: tuple[str, ...] = (),
         exclude: tuple[str, ...] = (),
         seed: int = 0,
+        nan_as_pruned: bool = False,
     ) -> None:
         self.model = model
         options: dict[str, Any] = dict(_METHODS[method])
@@ -70,6 +71,7 @@ class MaskGenerator:
             include=include,
             exclude=exclude,
             seed=seed,
+            nan_as_pruned=nan_as_pruned,
             **options,
         )
 
@@ -93,7 +95,11 @@ def compute_unstructured_mask(
     **options: Any,
 ) -> Masks:
     """Single weights: in every layer alike, or with one threshold for all of them."""
-    allocation = "global" if global_pruning else options.pop("allocation", "uniform")
+    allocation = options.pop("allocation", "global" if global_pruning else "uniform")
+    if global_pruning and allocation != "global":
+        raise ValueError(
+            f"global_pruning shares one threshold, allocation {allocation!r} does not; give one of them"
+        )
     return MaskGenerator(
         model, sparsity, "unstructured", importance_metric, allocation=allocation, **options
     ).generate_masks()

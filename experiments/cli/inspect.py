@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,15 @@ from experiments.progress import reading, size
 from experiments.tables import percent, shape, table
 from pruning.checkpoint.open import open_checkpoint
 from pruning.checkpoint.safetensors_file import parse_header
-from pruning.checkpoint.source import FLOATS, TensorSource
+from pruning.checkpoint.source import FLOATS, TensorInfo, TensorSource
 from pruning.engine.census import count_values, full_digest
 from pruning.engine.compute import default_sizes
 from pruning.masks.file import MaskFile
 from pruning.masks.overlap import Comparison, Overlap, compare_masks
 from pruning.masks.receipt import is_receipt
 from pruning.masks.stats import compute_sparsity_stats
-from pruning.planning.selection import select
-from pruning.problems import ProblemError
+from pruning.planning.selection import select, tied_groups
+from pruning.problems import ProblemError, fail
 
 
 @click.command(
@@ -32,7 +33,11 @@ from pruning.problems import ProblemError
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("other", type=click.Path(path_type=Path), required=False)
-@click.option("--headers", is_flag=True, help="Do not read a checkpoint's values: no count of zeros.")
+@click.option(
+    "--headers",
+    is_flag=True,
+    help="Do not read a checkpoint's values: no count of zeros, no search for equal tensors.",
+)
 @click.option(
     "--digest", is_flag=True, help="SHA-256 of all values of a checkpoint, equal for every file format."
 )
@@ -49,6 +54,12 @@ def command(
     """
     if other is not None:
         comparison = compare_masks(file, other)
+        if not comparison.per_layer:
+            raise fail(
+                f"{file} and {other}",
+                "have no mask of one name and shape in common",
+                "compare masks of one model",
+            )
         click.echo(
             json.dumps(_overlap_json(comparison), indent=1)
             if as_json
@@ -64,25 +75,27 @@ def command(
 
 
 def _holds_masks(file: Path) -> bool:
-    """Told by content, where the suffix does not: our own receipt, or nothing but bits and bytes."""
-    if not file.is_file():
+    """Our own receipt, nothing but bools, or masks under "masks"; any other file is a checkpoint."""
+    if not file.is_file() or file.suffix not in (".npz", ".safetensors", ".pt", ".pth"):
         return False
     if file.suffix == ".npz":
         return True
     if file.suffix == ".safetensors":
         header = parse_header(file)
-        return is_receipt(header.metadata) or (
-            bool(header.infos) and all(info.dtype in ("BOOL", "U8") for info in header.infos.values())
-        )
-    if file.suffix in (".pt", ".pth"):
+        return is_receipt(header.metadata) or _only_bools(header.infos)
+    try:
+        with open_checkpoint(file) as source:
+            return _only_bools(source.infos)
+    except ProblemError:
         try:
-            with open_checkpoint(file) as source:
-                return bool(source.infos) and all(
-                    info.dtype in ("BOOL", "U8") for info in source.infos.values()
-                )
-        except ProblemError:  # no weights at its top level: a mask file of this project is such a one
-            return True
-    return False
+            with MaskFile(file) as masks:
+                return masks.receipt is not None
+        except ProblemError:
+            return False  # neither: opened as a checkpoint it says what is wrong
+
+
+def _only_bools(infos: Mapping[str, TensorInfo]) -> bool:
+    return bool(infos) and all(info.dtype == "BOOL" for info in infos.values())
 
 
 def _checkpoint(source: TensorSource, headers: bool, digest: bool) -> dict[str, Any]:
@@ -107,12 +120,13 @@ def _checkpoint(source: TensorSource, headers: bool, digest: bool) -> dict[str, 
         }
         for name, info in source.infos.items()
     ]
+    tied = selection.tied if headers else tied_groups(source, source.infos)
     result: dict[str, Any] = {
         "checkpoint": source.where,
         "kind": source.kind,
         "fingerprint": source.fingerprint(),
         "tensors": tensors,
-        "tied": [list(group) for group in selection.tied],
+        "tied": [list(group) for group in tied],
         "notes": [f"{p.where}: {p.what}" for p in problems],
     }
     if digest:
@@ -232,7 +246,8 @@ def _one_overlap(overlap: Overlap) -> dict[str, Any]:
 
 def _overlap_text(comparison: Comparison, first: Path, second: Path) -> str:
     rows = [_overlap_row(name, overlap) for name, overlap in comparison.per_layer.items()]
-    rows.append(_overlap_row("total", comparison.total))
+    shared = "total" if comparison.complete else f"the {len(rows)} in both"
+    rows.append(_overlap_row(shared, comparison.total))
     head = ("layer", "sparsity 1", "sparsity 2", "IoU", "by chance", "agree", "nested")
     lines = [f"1: {first}", f"2: {second}", "", table(head, rows, right=(1, 2, 3, 4, 5))]
     lines += [f"only in 1: {name}" for name in comparison.only_in_a]

@@ -1,5 +1,6 @@
 """``wafersparse masks``: a checkpoint in, one mask file per sparsity out."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 from experiments.progress import reading, size
 from experiments.recipe import make_specs, parse_layer, read_recipe
 from experiments.tables import percent, shape, table
+from pruning.atomic import TargetExistsError
 from pruning.checkpoint.open import open_checkpoint
 from pruning.checkpoint.source import TensorSource
 from pruning.engine.compute import bytes_to_read, default_sizes, write_mask_files
@@ -73,7 +75,7 @@ FORMATS = ("safetensors", "npz", "pt")
 )
 @click.option("--plot", is_flag=True, help="Draw the sparsity per layer beside each mask file.")
 @click.option(
-    "--workers", type=click.IntRange(1), help="Threads; all processors by default. No bit depends on it."
+    "--workers", type=click.IntRange(1, 256), help="Threads; all processors by default. No bit depends on it."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be pruned and written, then stop.")
 @click.option("--json", "as_json", is_flag=True, help="Results as JSON on stdout.")
@@ -96,7 +98,8 @@ def command(
     options are kept, so an interrupted command continues where it stopped.
     """
     if plugin:
-        run_path(plugin)
+        _load(plugin)
+        asked["plugin"] = hashlib.sha256(Path(plugin).read_bytes()).hexdigest()
     specs = _specs(recipe, asked)
     with open_checkpoint(checkpoint) as source:
         plan = make_plan(source, specs)
@@ -108,15 +111,22 @@ def command(
         todo = [i for i, done in enumerate(finished) if not done]
         if todo:
             missing = make_plan(source, [specs[i] for i in todo])
-            with reading(bytes_to_read(source, missing), "masks") as progress:
-                write_mask_files(
-                    source,
-                    missing,
-                    [targets[i] for i in todo],
-                    format=file_format,
-                    sizes=default_sizes(workers),
-                    progress=progress,
-                )
+            try:
+                with reading(bytes_to_read(source, missing), "masks") as progress:
+                    write_mask_files(
+                        source,
+                        missing,
+                        [targets[i] for i in todo],
+                        format=file_format,
+                        sizes=default_sizes(workers),
+                        progress=progress,
+                    )
+            except TargetExistsError:  # another process was faster with the same masks
+                finished = [
+                    _finished(target, source, spec) for target, spec in zip(targets, specs, strict=True)
+                ]
+                if not all(finished):
+                    raise
     results = [
         _result(target, "kept" if done else "written", plot)
         for target, done in zip(targets, finished, strict=True)
@@ -125,6 +135,15 @@ def command(
         click.echo(json.dumps({"checkpoint": str(checkpoint), "masks": results}, indent=1))
     else:
         click.echo("\n\n".join(map(_text, results)))
+
+
+def _load(plugin: str) -> None:
+    """Run the user's own file. What it raises is its error, told without our traceback."""
+    try:
+        run_path(plugin)
+    except Exception as error:
+        what = f"raised {type(error).__name__}: {error}"
+        raise fail(plugin, what, "mend it; it registers scores by @SCORES.register('name')") from error
 
 
 def _specs(recipe: Path | None, asked: dict[str, Any]) -> list[MaskSpec]:
@@ -151,9 +170,9 @@ def _specs(recipe: Path | None, asked: dict[str, Any]) -> list[MaskSpec]:
 
 def _stem(checkpoint: Path) -> str:
     """The folder of a checkpoint's masks: its name without what only says the format."""
-    name = checkpoint.resolve().name
+    name = checkpoint.absolute().name  # as it was given: in a cache of links, their targets are digests
     if name.endswith(".index.json"):
-        return checkpoint.resolve().parent.name
+        return checkpoint.absolute().parent.name
     return name if checkpoint.is_dir() else name.rsplit(".", 1)[0]
 
 
@@ -168,6 +187,7 @@ def _finished(target: Path, source: TensorSource, spec: MaskSpec) -> bool:
             )
         if masks.spec != spec.to_json():
             raise fail(target, "was made by other options", "choose another --out")
+        masks.verify()
     return True
 
 

@@ -6,7 +6,7 @@ was saved, and ``<key>.__metadata__`` says of each leaf what it is. See ``mdl_re
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,17 @@ _STORED = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
+_Choice = Callable[
+    [str, Mapping[str, Any], Mapping[str, Record]], tuple[dict[str, str], tuple[str, ...]]
+]  # of the tensors to list, by name, and those to mention
 _CACHE = {"rdcc_nbytes": 64 << 20, "rdcc_nslots": 10_007, "rdcc_w0": 1.0}  # of the one open dataset
-_HDF5_ERRORS = (OSError, RuntimeError, KeyError)  # what h5py raises where the file is damaged
+_HDF5_ERRORS = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    ValueError,
+)  # of h5py, where a file is damaged
 _COPY_AGAIN = "copy the checkpoint again, or use the one before it"
 
 
@@ -110,8 +119,19 @@ class MdlSource(TensorSource):
         """Numbers, strings and None of the training state by dotted path: ``global_step``."""
         return {key: r.value for key, r in sorted(self._records.items()) if r.kind == "scalar"}
 
+    def objects(self) -> list[str]:
+        """Dotted paths of what is neither tensor nor scalar: pickled objects, which are not opened."""
+        return sorted(key for key, record in self._records.items() if record.kind == "object")
+
+    def spec(self) -> str:
+        """The text of ``__spec__``: the shape of the tree that was saved."""
+        return str(self._file.attrs["__spec__"])
+
     def fingerprint(self) -> str:
         return fingerprint_of_files(self.infos, (self._path,))
+
+    def __enter__(self) -> "MdlSource":
+        return self
 
     def close(self) -> None:
         with self._lock:
@@ -121,6 +141,15 @@ class MdlSource(TensorSource):
 
 def open_mdl(path: Path, where: str) -> MdlSource:
     """List the weights in ``path``: those of ``state["model"]``, or of a bare state dict."""
+    return _open(path, where, _choose)
+
+
+def open_state(path: Path, where: str) -> MdlSource:
+    """List every tensor in ``path`` by its dotted path, those of the optimizer too."""
+    return _open(path, where, _all)
+
+
+def _open(path: Path, where: str, choose: _Choice) -> MdlSource:
     import h5py
     import hdf5plugin  # noqa: F401  (registers the LZ4 filter)
 
@@ -135,7 +164,7 @@ def open_mdl(path: Path, where: str) -> MdlSource:
         raise fail(where, f"HDF5 cannot open it: {error}", _COPY_AGAIN) from None
     try:
         tree, records = read_records(where, file)
-        keys, others = _choose(where, tree, records)
+        keys, others = choose(where, tree, records)
         return MdlSource(where, path, file, keys, records, others)
     except _HDF5_ERRORS as error:
         file.close()
@@ -143,6 +172,12 @@ def open_mdl(path: Path, where: str) -> MdlSource:
     except BaseException:
         file.close()
         raise
+
+
+def _all(
+    where: str, tree: Mapping[str, Any], records: Mapping[str, Record]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    return {key: key for key, record in records.items() if record.is_tensor}, ()
 
 
 def _choose(
@@ -213,6 +248,12 @@ def _check_dataset(where: str, file: Any, record: Record, dtype: str) -> None:
         )
     if dataset.size and not dataset.id.get_storage_size():
         raise fail(where, "its data was never written", _COPY_AGAIN)  # HDF5 would read zeros
+    if dataset.size and dataset.chunks:
+        all_chunks = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+        if (written := dataset.id.get_num_chunks()) != all_chunks:
+            raise fail(
+                where, f"{all_chunks - written} of its {all_chunks} chunks were never written", _COPY_AGAIN
+            )
     # Raveled: it is a list of one shape, and that of a scalar comes back as an array of floats.
     said = {tuple(int(n) for n in np.ravel(dataset.attrs.get("shapes", ()))), record.shape}
     if said != {dataset.shape}:

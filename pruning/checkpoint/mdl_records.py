@@ -45,6 +45,8 @@ def read_records(where: str, file: Any) -> tuple[dict[str, Any], dict[str, Recor
     _check_format(where, file, attrs)
     spec = _json(where, "__spec__", attrs.get("__spec__"))
     tree = spec[0] if isinstance(spec, list) and spec else None
+    if tree is None and isinstance(spec, list) and len(spec) > 1:
+        tree = _outline(_json(where, "__spec__", spec[1]))
     if not isinstance(tree, dict):
         raise fail(f"{where}: __spec__", "the checkpoint is not a dict", "save the state as a dict")
     leaves: dict[str, Record | str] = {}
@@ -85,6 +87,20 @@ def _check_format(where: str, file: Any, attrs: Mapping[str, Any]) -> None:
             "is incomplete: the run that wrote it ended before the end of the file (no __SUCCESS__)",
             "use the checkpoint before it",
         )
+
+
+def _outline(schema: Any) -> dict[str, Any] | None:
+    """The upper two levels of a tree with a set in it, which the vendor writes as a schema alone."""
+    try:
+        _, root = schema
+        names = json.loads(root["context"])
+        kinds = [child["type"] for child in root["children_spec"]]
+        mapping = ("builtins.dict", "collections.OrderedDict")
+        if root["type"] not in mapping:
+            return None
+        return {name: {} if kind in mapping else "*" for name, kind in zip(names, kinds, strict=True)}
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _is_legacy(file: Any) -> bool:

@@ -98,10 +98,13 @@ def _json_object(file: Path, text: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in table if keys.count(key) > 1)!r} is there twice")
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"the key {key!r} is there twice")
+        if not key.isprintable():
+            raise ValueError(f"the key {key!r} has characters that cannot be printed")
+        table[key] = value
     return table
 
 

@@ -21,7 +21,7 @@ from pruning.masks.writer import MaskWriter
 from pruning.planning.allocation import Pool
 from pruning.planning.patterns import Grid, NOfM
 from pruning.planning.plan import Plan
-from pruning.problems import fail
+from pruning.problems import Problem, ProblemError, fail
 
 _SYNC_SECONDS = 0.25
 
@@ -46,9 +46,19 @@ def compute(
             kept = grid_masks(source, plan, threads, write_tied, progress)
         else:
             kept = [{} for _ in plan.specs]
+            problems: list[Problem] = []
             for pools in zip(*plan.pools, strict=True):
-                for level, part in enumerate(_one_pool(source, plan, pools, threads, write_tied, progress)):
+                try:
+                    found = _one_pool(
+                        source, plan, pools, threads, None if problems else write_tied, progress
+                    )
+                except ProblemError as error:  # the other pools are looked at all the same, but not packed
+                    problems += error.problems
+                    continue
+                for level, part in enumerate(found):
                     kept[level] |= part
+            if problems:
+                raise ProblemError(problems)
     for part in kept:
         part |= {other: part[name] for name, others in aliases.items() for other in others}
     return kept
@@ -59,10 +69,11 @@ def _one_pool(
     plan: Plan,
     levels: Sequence[Pool],
     threads: Threads,
-    write: Write,
+    write: Write | None,
     progress: Progress,
 ) -> list[dict[str, int]]:
-    """Unstructured masks of tensors that compete with each other, at every level."""
+    """Unstructured masks of tensors that compete with each other, at every level; without ``write``,
+    only what is wrong with them."""
     spec = plan.specs[0]
     infos = [plan.members[layer.name][0] for layer in levels[0].layers]
     reader = key_reader(source, infos, spec)
@@ -74,10 +85,16 @@ def _one_pool(
             "more weights are NaN than the sparsity drops, so some NaN would be kept",
             "ask for a higher sparsity",
         )
+    if write is None:
+        return [{} for _ in levels]
     kept = pack(reader, pieces, limits, quotas, threads, write, progress)
     for part, pool in zip(kept, levels, strict=True):
-        found = sum(part.values())
-        assert found == pool.units - pool.drop, f"kept {found} of {pool.units}, asked to drop {pool.drop}"
+        if (found := sum(part.values())) != pool.units - pool.drop:
+            raise fail(
+                source.where,
+                f"it changed while it was read: {found} weights are kept, of {pool.units} minus {pool.drop}",
+                "let nothing write to the checkpoint meanwhile",
+            )
     return kept
 
 

@@ -82,7 +82,7 @@ def _cell_means(
     if spec.score not in ("magnitude", "l2", "random"):
         sums = np.zeros(cells)
         add_cells(scores_of(source, info.name, spec), 0, columns, high, wide, sums)
-        return sums / (high * wide)
+        return _means(sums, high * wide, f"{source.where}: {info.name}")
     sums, chunk = np.zeros(cells), threads.sizes.chunk
     for start in range(0, info.numel, chunk):
         count = min(chunk, info.numel - start)
@@ -96,12 +96,22 @@ def _cell_means(
                 f"{bad} or more values are NaN or infinite",
                 "mend the checkpoint",
             )
-        add_cells(values * values if spec.score == "l2" else np.abs(values), start, columns, high, wide, sums)
+        with np.errstate(over="ignore"):  # an infinite sum is reported below
+            scores = values * values if spec.score == "l2" else np.abs(values)
+        add_cells(scores, start, columns, high, wide, sums)
     if spec.score == "random":
         keys = np.empty(cells, np.uint32)
         random_keys(np.uint64(random_stream(spec.seed, info.name)), 0, keys)
         return keys.astype(np.float64)
-    return sums / (high * wide)
+    return _means(sums, high * wide, f"{source.where}: {info.name}")
+
+
+def _means(sums: NDArray[np.float64], count: int, where: str) -> NDArray[np.float64]:
+    if not np.isfinite(sums).all():
+        raise fail(
+            where, "the scores of some groups add up to infinity", "scale the weights, or use magnitude"
+        )
+    return sums / count
 
 
 def _choose(pool: Pool, scores: Scores) -> dict[str, NDArray[np.bool_]]:

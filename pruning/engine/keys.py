@@ -112,13 +112,24 @@ class ScoreKeys(KeyReader):
         super().__init__(source)
         self._spec, self._lock = spec, Lock()
         self._recent: dict[str, Keys] = {}
+        self._seen: dict[str, tuple[int, int]] = {}  # what a score gave at first: it is asked for every read
 
     def load(self, name: str, start: int, count: int, buffers: Buffers) -> Keys:
         with self._lock:
             if name not in self._recent:
                 while len(self._recent) > 1:
                     del self._recent[next(iter(self._recent))]
-                self._recent[name] = _sortable(scores_of(self.source, name, self._spec))
+                keys = self._recent[name] = _sortable(scores_of(self.source, name, self._spec))
+                found = (
+                    int(keys.sum()),
+                    int(np.bitwise_xor.reduce(keys * np.arange(1, len(keys) + 1, dtype=np.uint64))),
+                )
+                if self._seen.setdefault(name, found) != found:
+                    raise fail(
+                        f"{self.source.where}: {name}",
+                        f"score {self._spec.score!r} gave other values when it was asked again",
+                        "make it a function of the weight, the name and the seed alone",
+                    )
             return self._recent[name][start : start + count]
 
 

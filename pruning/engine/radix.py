@@ -8,10 +8,13 @@ Bits are packed least significant first, 64 keys to a little-endian word, which 
 of a mask file.
 """
 
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -24,6 +27,10 @@ BINS = 1 << 16  # of one 16-bit digit
 LANES = 4  # histograms side by side, so that equal neighbours do not wait for each other's store
 WORD = 64  # keys per packed word
 _BLOCK = 64  # words
+_NO_CACHE = (
+    "compiled kernels go to {}: neither the package nor a home directory can be written; "
+    "set NUMBA_CACHE_DIR to keep them"
+)
 
 Keys = NDArray[np.unsignedinteger[Any]]
 Words = NDArray[np.uint64]
@@ -32,7 +39,12 @@ Counts = NDArray[np.uint32]
 
 def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled for each key width at its first call, then loaded from numba's cache on disk."""
-    return njit(function, nogil=True, cache=True)  # type: ignore[no-any-return]
+    try:
+        return njit(function, nogil=True, cache=True)  # type: ignore[no-any-return]
+    except RuntimeError:  # no directory to cache in: a read-only installation without a home
+        os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="wafersparse-")
+        print(_NO_CACHE.format(numba.config.CACHE_DIR), file=sys.stderr)
+        return njit(function, nogil=True, cache=True)  # type: ignore[no-any-return]
 
 
 def _masked_vector(context: Any, builder: Any, keys: Any, array: Any, first: Any, mask: Any) -> Any:

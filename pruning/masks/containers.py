@@ -105,6 +105,8 @@ class SafetensorsContainer(Container):
 
 
 def check_readable(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise fail(path, "cannot be read: it is no ordinary file", "give the path of a mask file")
     try:
         with path.open("rb"):
             return

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -14,11 +14,11 @@ from pruning.problems import Problem
 
 # First match wins. The names are those of ModelZoo and HuggingFace; globs on the full name.
 _LEFT_OUT = {
-    "embedding": ("*embed*", "*wte.*", "*wpe.*"),
-    "output head": ("*lm_head*",),
+    "embedding": ("*embed*", "*wte.*", "*wpe.*", "shared.weight", "*.shared.weight"),
+    "output head": ("*lm_head*", "output.weight", "*output_layer.weight", "*embed_out*", "score.weight"),
     "norm": ("*norm*", "*ln_f*", "*.ln_[0-9]*"),
     "position helper": ("*pe_helper*", "*rotary*", "*relative_attention_bias*", "*relpos*"),
-    "MoE router gate": ("*.gate.weight", "*.router.*"),
+    "MoE router gate": ("gate.weight", "*.gate.weight", "*.gate.wg.*", "*_expert_gate.*", "*.router.*"),
     "LoRA factor": ("*lora_A*", "*lora_B*"),
     "mask": ("*_mask",),
 }
@@ -113,10 +113,10 @@ def _reason(info: TensorInfo, include: tuple[str, ...], exclude: tuple[str, ...]
     return ""
 
 
-def tied_groups(source: TensorSource, chosen: Mapping[str, TensorInfo]) -> tuple[tuple[str, ...], ...]:
+def tied_groups(source: TensorSource, compared: Container[str]) -> tuple[tuple[str, ...], ...]:
     """Tensors that are one: by shared storage, or known duplicates that are equal in content.
 
-    Content is compared only where a mask depends on it, because that reads the tensors.
+    Content is compared only for what is ``compared``, because that reads the tensors.
     """
     storages = defaultdict(list)
     for name, info in source.infos.items():
@@ -125,7 +125,7 @@ def tied_groups(source: TensorSource, chosen: Mapping[str, TensorInfo]) -> tuple
     groups = [tuple(names) for names in storages.values() if len(names) > 1]
     grouped = {name for names in groups for name in names}
     for pair in _known_duplicates(source.infos):
-        if not grouped & set(pair) and any(name in chosen for name in pair) and _equal(source, *pair):
+        if not grouped & set(pair) and any(name in compared for name in pair) and _equal(source, *pair):
             groups.append(pair)
     return tuple(sorted(groups))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
-from pruning.importance import SCORES
+from pruning.importance import SCORES, accepts
 from pruning.planning.allocation import ALLOCATIONS
 from pruning.planning.amount import parse_sparsity
 from pruning.planning.patterns import NOfM, Unstructured, parse_pattern
@@ -28,6 +28,7 @@ class MaskSpec:
     exclude: tuple[str, ...] = ()
     seed: int = 0
     nan_as_pruned: bool = False
+    plugin: str = ""  # SHA-256 of the file that registers the score: another file, another question
 
     def __post_init__(self) -> None:
         pattern = parse_pattern(self.pattern)
@@ -60,7 +61,7 @@ class MaskSpec:
             )
         if self.nan_as_pruned and self.score not in ("magnitude", "l2", "random"):
             raise ValueError(f"score {self.score!r} is a function of its own: it must deal with NaN itself")
-        if self.seed and self.score != "random":
+        if self.seed and not accepts(self.score, "seed"):
             raise ValueError(f"seed {self.seed} has no effect on score {self.score!r}")
 
     @property

@@ -125,8 +125,18 @@ def test_two_mask_files(state, tmp_path):
     assert chance["total"]["chance_iou"] == pytest.approx(1 / 3)
     text = run(tmp_path / "0.5.safetensors", tmp_path / "0.75.safetensors").stdout
     assert "2 in 1" in text
-    save_mask({"other": torch.ones(2, 2, dtype=torch.bool)}, tmp_path / "other.npz")
-    assert "only in 2: other" in run(tmp_path / "0.5.safetensors", tmp_path / "other.npz").stdout
+    one, other = (
+        {"up.weight": torch.ones(64, 64, dtype=torch.bool)},
+        {"other": torch.ones(2, 2, dtype=torch.bool)},
+    )
+    save_mask(one | other, tmp_path / "more.npz")
+    text = run(tmp_path / "0.5.safetensors", tmp_path / "more.npz").stdout
+    assert "only in 2: other" in text
+    assert "the 1 in both" in text
+    save_mask(other, tmp_path / "other.npz")
+    unrelated = run(tmp_path / "0.5.safetensors", tmp_path / "other.npz")
+    assert unrelated.exit_code == 1
+    assert "no mask of one name and shape in common" in unrelated.stderr
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x10\0\0\0\0\0\0\0{}", b"PK\x03\x04nonsense", b"x" * 100])

@@ -358,3 +358,71 @@ def test_the_same_bits_from_every_format(tmp_path):
     for other in results[1:]:
         for name in state:
             assert_array_equal(results[0][name].numpy(), np.asarray(other[name]))
+
+
+def test_a_changed_plugin_is_another_question(model, tmp_path):
+    from pruning.importance import SCORES
+
+    plugin, paths = tmp_path / "mine.py", []
+    for body in ("weight.abs()", "-weight.abs()"):
+        plugin.write_text(
+            "from pruning.importance import SCORES\n"
+            f"@SCORES.register('own')\ndef own(weight):\n    return {body}\n"
+        )
+        try:
+            result = run(
+                model, "--plugin", plugin, "--score", "own", "--sparsity", 0.5, "--out", tmp_path, "--json"
+            )
+        finally:
+            SCORES.unregister("own")
+        assert result.exit_code == 0, result.output
+        paths.append(json.loads(result.stdout)["masks"][0]["path"])
+    assert paths[0] != paths[1]
+    plugin.write_text("1 / 0\n")
+    assert "ZeroDivisionError" in failed(run(model, "--plugin", plugin, "--score", "own", "--sparsity", 0.5))
+
+
+def test_a_finished_file_that_was_damaged_is_not_kept(model, tmp_path):
+    assert run(model, "--sparsity", 0.5, "--out", tmp_path / "m").exit_code == 0
+    (file,) = files(tmp_path / "m")
+    damaged = bytearray(file.read_bytes())
+    damaged[-3] ^= 1
+    file.write_bytes(damaged)
+    assert "keeps" in failed(run(model, "--sparsity", 0.5, "--out", tmp_path / "m"))
+
+
+def test_identical_runs_at_once_all_succeed(tmp_path):
+    path = tmp_path / "big.safetensors"
+    save_file({f"layers.{i}.w": torch.randn(512, 4096).to(torch.bfloat16) for i in range(4)}, path)
+    command = [
+        sys.executable,
+        "-m",
+        "experiments",
+        "masks",
+        str(path),
+        "--sparsity",
+        "0.5",
+        "--out",
+        str(tmp_path / "m"),
+    ]
+    runs = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    outcomes = [(*process.communicate(timeout=100), process.returncode) for process in runs]
+    assert [code for _, _, code in outcomes] == [0, 0, 0], outcomes
+    assert len(files(tmp_path / "m")) == 1
+
+
+def test_without_a_place_for_compiled_kernels(model, tmp_path):
+    """A read-only installation and no home: kernels are compiled for this run, and a line says so."""
+    code = (
+        "import numba.core.caching as c\n"
+        "impl = c.CacheImpl if hasattr(c, 'CacheImpl') else c._CacheImpl\n"
+        "impl._locator_classes = [x for x in impl._locator_classes if 'UserProvided' in x.__name__]\n"
+        "import pruning.engine.radix\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0, done.stderr
+    assert "set NUMBA_CACHE_DIR to keep them" in done.stderr

@@ -325,3 +325,42 @@ def test_nan_as_pruned_in_groups():
     tensor[0, 0] = tensor[0, 2] = float("nan")
     with pytest.raises(ProblemError, match="more NaN than it drops"):
         run({"w": tensor}, MaskSpec(pattern="2:4", nan_as_pruned=True))
+
+
+def test_every_bad_layer_is_named_at_once():
+    tensors = {name: torch.ones(8, 8) for name in ("a", "b", "c")}
+    tensors["a"][0, 0] = tensors["c"][1, 1] = float("nan")
+    with pytest.raises(ProblemError, match=r"(?s)1\. .*: a.*2\. .*: c"):
+        run(tensors, MaskSpec(sparsity=Decimal("0.5")))
+
+
+def test_scores_of_groups_that_overflow_are_an_error():
+    rows = torch.tensor([[1e308] * 2, [1.5e308] * 2, [1.7e308] * 2, [1e307] * 2], dtype=torch.float64)
+    with pytest.raises(ProblemError, match="add up to infinity"):
+        run({"w": rows}, MaskSpec(sparsity=Decimal("0.5"), pattern="row"))
+
+
+def test_a_score_must_give_the_same_values_again():
+    calls = iter(range(100))
+    SCORES.register("moody")(lambda weight: weight * next(calls))
+    try:
+        with pytest.raises(ProblemError, match="other values when it was asked again"):
+            run(state(), MaskSpec(sparsity=Decimal("0.5"), score="moody", allocation="global"))
+    finally:
+        SCORES.unregister("moody")
+
+
+def test_a_checkpoint_that_changes_meanwhile_is_an_error():
+    class Changing(MemorySource):
+        reads = 0
+
+        def read(self, name, start, out):
+            super().read(name, start, out)
+            self.reads += 1
+            if self.reads > 2:  # the sample and the digits; from here on the last read
+                out[:] = 0
+
+    source = Changing({"w": torch.randn(64, 64)})
+    plan = make_plan(source, [MaskSpec(sparsity=Decimal("0.5"))])
+    with pytest.raises(ProblemError, match="changed while it was read"):
+        packed_masks(source, plan, Sizes(1))
