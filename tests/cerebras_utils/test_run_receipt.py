@@ -1,0 +1,136 @@
+"""Receipts: what a run says of itself, and what is believed of it later."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cerebras_utils.run_receipt import (
+    FORMAT,
+    VERSION,
+    State,
+    as_json_number,
+    checkpoint_digest,
+    environment,
+    file_digest,
+    read_receipt,
+    this_process,
+    write_receipt,
+)
+from pruning.checkpoint.open import open_checkpoint
+from pruning.problems import ProblemError
+
+
+def receipt(**changes):
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "state": "running",
+        "metrics": {},
+        "process": this_process(),
+    } | changes
+
+
+def state(tmp_path, **changes):
+    write_receipt(tmp_path / "run.json", receipt(**changes))
+    return read_receipt(tmp_path).state
+
+
+def test_a_living_process_runs(tmp_path):
+    assert state(tmp_path) is State.RUNNING
+
+
+@pytest.mark.parametrize("end", ["finished", "interrupted", "failed"])
+def test_an_end_that_was_written_is_believed(tmp_path, end):
+    assert state(tmp_path, state=end, process={"pid": 1}) == end
+
+
+def test_a_process_that_is_gone_was_killed(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    import cerebras_utils.run_receipt as module
+
+    process = this_process() | {"pid": gone.pid, "started": module._start_of(gone.pid)}
+    assert state(tmp_path, process=process) is State.RUNNING
+    gone.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet taken leave of
+    assert state(tmp_path, process=process) is State.KILLED
+    gone.wait()
+    assert state(tmp_path, process=process) is State.KILLED
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"started": 1}, State.KILLED),  # the number went to a later process
+        ({"boot": "another"}, State.KILLED),
+        ({"pids": "pid:[1]"}, State.UNKNOWN),
+        ({"host": "another"}, State.UNKNOWN),
+        ({"boot": ""}, State.UNKNOWN),
+    ],
+)
+def test_whose_process_it_is(tmp_path, changes, expected):
+    assert state(tmp_path, process=this_process() | changes) is expected
+
+
+def test_numbers_that_json_does_not_have(tmp_path):
+    metrics = {"a": 0.1, "b": math.nan, "c": -math.inf}
+    write_receipt(tmp_path / "run.json", receipt(metrics={k: as_json_number(v) for k, v in metrics.items()}))
+    text = (tmp_path / "run.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["metrics"] == {"a": 0.1, "b": "nan", "c": "-inf"}
+    found = read_receipt(tmp_path / "run.json").metrics
+    assert found["a"] == 0.1
+    assert math.isnan(found["b"])
+    assert found["c"] == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is no receipt of a run"),
+        ("{", "is no receipt of a run"),
+        ("[]", "is no receipt of a run"),
+        ("{}", "is no receipt of a run"),
+        (json.dumps(receipt(version=2)), "is of version 2"),
+        (json.dumps(receipt(state="done")), "damaged receipt"),
+        (json.dumps(receipt(process={})), "damaged receipt"),
+        (json.dumps(receipt(process=None)), "damaged receipt"),
+    ],
+)
+def test_what_is_no_receipt(tmp_path, text, says):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ProblemError, match=says):
+        read_receipt(tmp_path)
+
+
+def test_no_receipt(tmp_path):
+    with pytest.raises(ProblemError, match="cannot be read"):
+        read_receipt(tmp_path)
+
+
+def test_digests(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"abc")
+    assert file_digest(tmp_path / "c.yaml") == {
+        "path": str(tmp_path / "c.yaml"),
+        "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+    }
+    save_file({"w": torch.ones(3)}, tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as source:
+        assert checkpoint_digest(tmp_path / "m.safetensors")["fingerprint"] == source.fingerprint()
+    with pytest.raises(ProblemError, match="cannot be read"):
+        file_digest(tmp_path / "absent")
+
+
+def test_the_environment():
+    found = environment("cpu")
+    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert found["command"] == sys.argv
+    assert found["device"] == "cpu"
+    assert re.match(r"3\.\d+", found["python"])
+    assert found["tool"].startswith("wafersparse")
