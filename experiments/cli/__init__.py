@@ -1,5 +1,6 @@
 """The command line, a verb a file. Verbs are imported when they are called: ``--help`` answers at once."""
 
+import errno
 from importlib import import_module
 
 import click
@@ -9,6 +10,9 @@ from pruning.problems import ProblemError
 VERBS = {  # name: (module, what it does)
     "masks": ("experiments.cli.masks", "Compute masks for a checkpoint, one file per sparsity."),
     "inspect": ("experiments.cli.inspect", "Show a checkpoint or a mask file, or compare two mask files."),
+    "data": ("experiments.cli.data", "Make a set to train on from text that every machine has."),
+    "fit": ("experiments.cli.fit", "Train as a cszoo YAML says, on plain PyTorch."),
+    "validate": ("experiments.cli.validate", "Validate as a cszoo YAML says, on plain PyTorch."),
 }
 
 
@@ -36,6 +40,14 @@ class Verbs(click.Group):
             count = len(error.problems)
             click.echo(f"error: {error}" if count == 1 else f"{count} errors:\n{error}", err=True)
             ctx.exit(1)
+        except OSError as error:
+            if error.errno in (
+                errno.ENOSPC,
+                errno.EIO,
+            ):  # of stdout: files are written by those who report it
+                click.echo(f"error: the output cannot be written: {error.strerror}", err=True)
+                ctx.exit(1)
+            raise
 
 
 @click.group(

@@ -26,7 +26,7 @@ trainer:
     checkpoint: {steps: 5}
     logging: {log_steps: 1}
     callbacks:
-    - ComputeNorm: {}
+    - CheckLoss: {}
     - CheckLoss:
     - SparseMaskCallback: {mask_path: masks.safetensors}
     loggers:
@@ -174,7 +174,7 @@ def test_every_trainer_that_is_no_trainer_is_named(config):
         ),
         ("    - *data\n", "    - five\n", "trainer.fit.val_dataloader[0] | is a str, not a map"),
         ("    val_dataloader: *data\n", "", "trainer.validate | lacks 'val_dataloader'"),
-        ("ComputeNorm: {}", "ComputNorm: {}", "is no callback. Did you mean 'ComputeNorm'?"),
+        ("CheckLoss: {}", "ChekLoss: {}", "is no callback. Did you mean 'CheckLoss'?"),
     ],
 )
 def test_mistakes(config, old, new, says):

@@ -1,0 +1,68 @@
+"""What the optimizers share: states from the start, and a load that checks what it is given."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning.problems import Problem, ProblemError, fail
+
+Group = dict[str, Any]
+
+
+class Optimizer(torch.optim.Optimizer):
+    """States are there before the first step, as cstorch's are, so every checkpoint has the same keys."""
+
+    def __init__(self, groups: list[Group], defaults: dict[str, Any]) -> None:
+        super().__init__(groups, defaults)
+        for group in self.param_groups:
+            if "tags" in group:  # a set in memory; files may bring a list
+                group["tags"] = set(group["tags"])
+            for parameter in group["params"]:
+                if states := self.initial_states(group, parameter):
+                    self.state[parameter] = states
+
+    def initial_states(self, group: Group, parameter: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Strict: the groups have the sizes of these, every state is there, with its shape."""
+        if problems := list(self._misfits(state_dict)):
+            raise ProblemError(problems)
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                for name, own in self.initial_states(group, parameter).items():
+                    loaded = self.state[parameter][name]
+                    # torch moves every state to its parameter; those of no size stay where they are read
+                    self.state[parameter][name] = loaded.to(own.device) if own.dim() == 0 else loaded
+
+    def _misfits(self, state_dict: dict[str, Any]) -> Iterator[Problem]:
+        where, fix = "the checkpoint's optimizer", "load the model alone, or use a checkpoint of this model"
+        groups, states = state_dict.get("param_groups"), state_dict.get("state")
+        if not isinstance(groups, list) or not isinstance(states, dict):
+            raise fail(where, "has no state and param_groups", fix)
+        sizes = [len(group["params"]) for group in groups]
+        own = [len(group["params"]) for group in self.param_groups]
+        if sizes != own:
+            raise fail(where, f"has groups of {sizes} parameters, this run has {own}", fix)
+        for here, group in zip(self.param_groups, groups, strict=True):
+            for parameter, index in zip(here["params"], group["params"], strict=True):
+                found = states.get(index, {})
+                for name, own_state in self.initial_states({**here, **group}, parameter).items():
+                    if name not in found:
+                        yield Problem(f"{where}.state.{index}", f"has no {name}", fix)
+                    elif found[name].shape != own_state.shape:
+                        shapes = f"{tuple(found[name].shape)}, this run's has {tuple(own_state.shape)}"
+                        yield Problem(f"{where}.state.{index}.{name}", f"has the shape {shapes}", fix)
+
+
+def trained(group: Group) -> list[Tensor]:
+    """The parameters that the last backward pass reached."""
+    return [parameter for parameter in group["params"] if parameter.grad is not None]
+
+
+def as_float(value: Any) -> float:
+    """A learning rate is a number, or after a scheduler a float32 tensor: the same bits as either."""
+    return float(value)

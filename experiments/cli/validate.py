@@ -1,0 +1,5 @@
+"""``wafersparse validate``."""
+
+from experiments.cli.fit import make_command
+
+command = make_command("validate", "Validate as CONFIG says: a cszoo YAML, on a CPU or GPU.")

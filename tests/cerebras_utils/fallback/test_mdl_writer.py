@@ -1,0 +1,123 @@
+"""The files that are written, and what happens when they cannot be."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import h5py
+import pytest
+import torch
+
+from cerebras_utils.fallback import mdl_writer
+from cerebras_utils.fallback.mdl_reader import load_mdl
+from cerebras_utils.fallback.mdl_writer import save_mdl
+from pruning.atomic import Part, TargetExistsError
+from pruning.checkpoint.open import open_checkpoint
+from pruning.problems import ProblemError
+
+
+def test_whole_state_comes_back(tmp_path, full_state, same_tree):
+    save_mdl(tmp_path / "c.mdl", full_state)
+    loaded = load_mdl(tmp_path / "c.mdl")
+    same_tree(loaded, full_state)
+    assert loaded["model"]["model.tied"] is loaded["model"]["model.weight"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["c.mdl"]
+
+
+def test_masks_are_computed_from_it(tmp_path, full_state):
+    save_mdl(tmp_path / "c.mdl", full_state)
+    with open_checkpoint(tmp_path / "c.mdl") as source:
+        assert source.infos["model.brain"].dtype == "BF16"
+        assert source.infos["model.tied"].storage == source.infos["model.weight"].storage
+        read = torch.from_numpy(source.array("model.transposed")).view(torch.float32).view(40, 6)
+    assert torch.equal(read, full_state["model"]["model.transposed"])
+
+
+def test_plain_hdf5(tmp_path):
+    """Numbers lie uncompressed where HDF5 says, and the file ends with them."""
+    save_mdl(tmp_path / "c.mdl", {"w": torch.arange(1000.0), "b": torch.ones(3).bfloat16()})
+    with h5py.File(tmp_path / "c.mdl") as file:
+        assert file["w"].chunks is None
+        assert file["w"][999] == 999.0
+        assert file["b"].dtype == "int16"
+        assert dict(file["w"].attrs)["__NUMPY__"]
+        assert file.attrs["__SUCCESS__"]
+        assert file.attrs["__version__"] == 0.5
+    assert os.path.getsize(tmp_path / "c.mdl") < 4000 + 20_000
+
+
+def test_finished_files_are_kept(tmp_path):
+    save_mdl(tmp_path / "c.mdl", {"w": torch.ones(1)})
+    with pytest.raises(TargetExistsError):
+        save_mdl(tmp_path / "c.mdl", {"w": torch.zeros(1)})
+    assert load_mdl(tmp_path / "c.mdl")["w"] == 1
+    save_mdl(tmp_path / "c.mdl", {"w": torch.zeros(1)}, overwrite=True)
+    assert load_mdl(tmp_path / "c.mdl")["w"] == 0
+
+
+@pytest.mark.parametrize(
+    ("tree", "match"),
+    [
+        ({"a": object()}, "a is a <class 'object'>"),
+        ({"a": {"b": torch.ones(1, dtype=torch.complex64)}}, "a.b is torch.complex64"),
+        ({"a": torch.ones(2).to_sparse()}, "a is torch.sparse_coo"),
+        ({"a": {"b.c": 1}, "a.b": {"c": 2}}, "two leaves have the path 'a.b.c'"),
+        ({"a": {None: 1}}, "keys of 'a'"),
+    ],
+)
+def test_what_a_file_cannot_hold_is_our_bug(tmp_path, tree, match):
+    with pytest.raises(AssertionError, match=match):
+        save_mdl(tmp_path / "c.mdl", tree)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_are_fetched_one_at_a_time(tmp_path, monkeypatch):
+    """No two copies live at once: what is transposed is copied, written and given up."""
+    held = []
+    write = mdl_writer._write
+
+    def one(fd, tensor, offset):
+        held.append(offset)
+        write(fd, tensor, offset)
+
+    monkeypatch.setattr(mdl_writer, "_write", one)
+    save_mdl(tmp_path / "c.mdl", {str(i): torch.ones(3, 2).t() for i in range(5)})
+    assert len(set(held)) == 5
+
+
+@pytest.mark.parametrize("reserving", [True, False])
+def test_full_disk(tiny_disk, monkeypatch, reserving):
+    """Also where the file system reserves nothing, and it is HDF5 that meets the end."""
+    if not reserving:
+        monkeypatch.setattr(Part, "preallocate", lambda *_: None)
+    for tree in ({"w": torch.ones(100_000)}, {str(i): torch.ones(1) for i in range(2000)}):
+        with pytest.raises(ProblemError, match="No space left on device"):
+            save_mdl(tiny_disk / "c.mdl", tree)
+        assert list(tiny_disk.iterdir()) == []
+    save_mdl(tiny_disk / "c.mdl", {"w": torch.ones(2)})
+
+
+KILLED = """
+import os, signal, sys
+import torch
+from cerebras_utils.fallback import mdl_writer
+write, written = mdl_writer._write, []
+def stop(*args):
+    write(*args)
+    written.append(args)
+    if len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+mdl_writer._write = stop
+mdl_writer.save_mdl(sys.argv[1], {str(i): torch.ones(9) for i in range(4)})
+"""
+
+
+def test_killed_while_writing(tmp_path):
+    target = tmp_path / "checkpoint_2.mdl"
+    done = subprocess.run([sys.executable, "-c", KILLED, target])
+    assert done.returncode == -signal.SIGKILL
+    assert not target.exists()
+    assert len(list(tmp_path.iterdir())) == 1  # a part, which the next writer of the name removes
+    save_mdl(target, {"w": torch.ones(1)})
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,395 @@
+"""Whole runs from a YAML, on plain PyTorch: masks held, resumed bit for bit, refused where they must be."""
+
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from cerebras_utils.events_file import read_scalars
+from cerebras_utils.fallback.mdl_reader import load_mdl
+from cerebras_utils.fallback.mdl_writer import save_mdl
+from experiments.cli import main
+from pruning.mask_generator import compute_masks_for_state_dict
+from pruning.mask_ops import save_mask
+
+LAYER = "model.transformer_decoder.layers.0"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums are cut by the number of threads, and this machine's is not the next one's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Data of 40 and 8 samples, 16 tokens each, vocabulary 32; runs are left here."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 40), ("valid", 8)):
+        Path(name).mkdir()
+        tokens = rng.integers(0, 32, (count, 17), dtype=np.int32)
+        sample = np.stack([tokens[:, :-1], np.ones((count, 16), np.int32), tokens[:, 1:]], axis=1)
+        with h5py.File(f"{name}/data.h5", "w") as file:
+            file["data"] = sample
+            file.attrs["n_examples"] = count
+    return tmp_path
+
+
+def config(path="c.yaml", *, steps=6, **init):
+    """A tiny gpt2; ``init`` replaces sections of trainer.init."""
+    loader = {"data_processor": "GptHDF5MapDataProcessor", "batch_size": 4, "num_workers": 0}
+    linear = {"initial_learning_rate": 0.0, "end_learning_rate": 0.01, "total_iters": 3}
+    cosine = {"initial_learning_rate": 0.01, "end_learning_rate": 0.001, "total_iters": 10}
+    sections = {
+        "backend": {"backend_type": "CPU"},
+        "model_dir": "run",
+        "seed": 1,
+        "model": {
+            "name": "gpt2",
+            "vocab_size": 32,
+            "max_position_embeddings": 16,
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_heads": 2,
+            "filter_size": 32,
+            "dropout_rate": 0.1,
+        },
+        "optimizer": {"AdamW": {"weight_decay": 0.1, "betas": [0.9, 0.95]}},
+        "schedulers": [{"SequentialLR": {"schedulers": [{"LinearLR": linear}, {"CosineDecayLR": cosine}]}}],
+        "precision": {"enabled": False, "max_gradient_norm": 0.5},
+        "loop": {"max_steps": steps, "eval_frequency": None},
+        "checkpoint": {"steps": 3},
+        "logging": {"log_steps": 1},
+        **init,
+    }
+    fit = {
+        "train_dataloader": {**loader, "data_dir": "train", "shuffle": True, "shuffle_seed": 7},
+        "val_dataloader": {**loader, "data_dir": "valid", "shuffle": False},
+    }
+    validate = {"val_dataloader": dict(fit["val_dataloader"])}
+    Path(path).write_text(yaml.safe_dump({"trainer": {"init": sections, "fit": fit, "validate": validate}}))
+    return path
+
+
+def run(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def fitted(*args):
+    result = run("fit", *args)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+def scalars(directory="run"):
+    found = {}
+    for file in sorted(Path(directory, "events").iterdir(), key=os.path.getmtime):
+        for tag, points in read_scalars(file).items():
+            found.setdefault(tag, {}).update({step: value for step, value, _ in points})
+    return found
+
+
+def masks_of(checkpoint, sparsity=0.5, path="masks.safetensors"):
+    weights = load_mdl(Path(checkpoint))["model"]
+    masks = compute_masks_for_state_dict(weights, sparsity)
+    save_mask(masks, path)
+    return masks
+
+
+def dense(**init):
+    """A checkpoint after three steps, with optimizer state."""
+    fitted(config(steps=3, **init))
+    return "run/checkpoint_3.mdl"
+
+
+def with_masks(every_step=True):
+    return [{"SparseMaskCallback": {"mask_path": "masks.safetensors", "apply_every_step": every_step}}]
+
+
+def drop_step_counts(state):
+    """cstorch counts the steps of a process there, and computes nothing from them."""
+    del state["_step_count"]
+    for nested in state.get("_schedulers", ()):
+        drop_step_counts(nested)
+
+
+def equal(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+@pytest.mark.parametrize("every_step", [None, True, False], ids=["dense", "every step", "once"])
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(place, every_step):
+    """Weights, optimizer, schedules, dropout's random numbers and the position in the data."""
+    callbacks = {}
+    if every_step is not None:
+        masks_of(dense())
+        callbacks = {"callbacks": with_masks(every_step)}
+    fitted(config(steps=6, **callbacks), "-o", "whole")
+    fitted(config(steps=3, **callbacks), "-o", "halves")
+    fitted(config(steps=6, **callbacks), "-o", "halves")
+    whole, halves = (load_mdl(Path(d, "checkpoint_6.mdl")) for d in ("whole", "halves"))
+    for tree in (whole, halves):
+        del tree["__metadata__"]  # the params, which differ in max_steps
+        for scheduler in tree["schedulers"]:
+            drop_step_counts(scheduler)
+    assert equal(whole, halves)
+    assert scalars("whole")["loss"] == scalars("halves")["loss"]
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "Adam", "SGD"])
+def test_zeros_stay_zero_in_weights_and_state(place, optimizer):
+    section = {"momentum": 0.9, "weight_decay": 0.1} if optimizer == "SGD" else {"weight_decay": 0.1}
+    start = dense(optimizer={optimizer: section})
+    masks = masks_of(start)
+    options = {"optimizer": {optimizer: section}, "callbacks": with_masks()}
+    result = fitted(config(steps=9, **options), "-o", "sparse", "--checkpoint_path", start, "--json")
+    tree = load_mdl(Path("sparse/checkpoint_9.mdl"))
+    assert len(masks) == 12
+    for name, mask in masks.items():
+        assert not tree["model"][name][~mask].any()
+        assert tree["model"][name][mask].all()
+        assert torch.equal(tree["model"][f"{name}_mask"], mask)
+    states = [v for s in tree["optimizer"]["state"].values() for v in s.values() if v.ndim == 2]
+    sparse = [value for value in states if (value == 0).float().mean() >= 0.5]
+    assert len(sparse) == len(states) * 12 // 14  # all but the embeddings' two
+    receipt = json.loads(result.stdout)[0]["masks"][0]
+    assert (receipt["resurrected"], receipt["newly_dead"]) == (0, 0)
+    assert {layer["sparsity"] for layer in receipt["layers"].values()} == {0.5}
+
+
+def test_masked_training_is_a_plain_loop_that_masks_after_every_step(place):
+    """The oracle: ``w *= mask`` after each optimizer step, on weights and on moments."""
+    from cerebras_utils.fallback.data.loader import make_loader
+    from cerebras_utils.fallback.models.build import build_model
+    from cerebras_utils.fallback.optim.build import make_optimizer, make_schedulers
+
+    start = dense()
+    masks = masks_of(start)
+    model_section = {
+        **yaml.safe_load(Path("c.yaml").read_text())["trainer"]["init"]["model"],
+        "dropout_rate": 0.0,
+        "embedding_dropout_rate": 0.0,
+        "attention_dropout_rate": 0.0,
+    }
+    path = config(steps=10, callbacks=with_masks(), model=model_section)
+    fitted(path, "-o", "sparse", "--checkpoint_path", start)
+
+    params = yaml.safe_load(Path(path).read_text())["trainer"]
+    tree = load_mdl(Path(start))
+    model = build_model(params["init"]["model"])
+    model.load_state_dict(tree["model"])
+    optimizer = make_optimizer(params["init"]["optimizer"], model.named_parameters())
+    schedulers = make_schedulers(params["init"]["schedulers"], optimizer)
+    optimizer.load_state_dict(tree["optimizer"])
+    for scheduler, state in zip(schedulers, tree["schedulers"], strict=True):
+        scheduler.load_state_dict(state)
+    loader = make_loader(params["fit"]["train_dataloader"], seed=1, where="train")
+    loader.load_state_dict(tree["dataloader"])
+    weights = {name: p for name, p in model.named_parameters() if name in masks}
+
+    def mask_everything():
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight *= masks[name]
+                for value in optimizer.state[weight].values():
+                    if value.shape == weight.shape:
+                        value *= masks[name]
+
+    mask_everything()
+    losses = []
+    for _, batch in zip(range(7), loader, strict=False):
+        loss = model(batch).loss
+        loss.backward()
+        for name, weight in weights.items():
+            weight.grad *= masks[name]
+        trained_in_order = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained_in_order, 0.5)
+        optimizer.step()
+        mask_everything()
+        optimizer.zero_grad()
+        for scheduler in schedulers:
+            scheduler.step()
+        losses.append(loss.item())
+    found = scalars("sparse")["loss"]
+    assert [found[step] for step in range(4, 11)] == pytest.approx(losses, abs=1e-7)
+    trained = load_mdl(Path("sparse/checkpoint_10.mdl"))["model"]
+    assert max((trained[n] - p.detach()).abs().max().item() for n, p in model.named_parameters()) < 1e-7
+
+
+def test_once_prunes_the_start_and_trains_densely(place):
+    start = dense()
+    masks = masks_of(start)
+    fitted(config(steps=4, callbacks=with_masks(False)), "-o", "a", "--checkpoint_path", start)
+    fitted(config(steps=4, callbacks=with_masks(True)), "-o", "b", "--checkpoint_path", start)
+    assert scalars("a")["loss"][4] == scalars("b")["loss"][4], "the first loss is of the same weights"
+    grown = load_mdl(Path("a/checkpoint_4.mdl"))["model"]
+    assert all(grown[name][~mask].any() for name, mask in masks.items())
+    assert not any(name.endswith("_mask") for name in grown)
+
+
+def test_gradient_accumulation_counts_optimizer_steps(place):
+    masks_of(dense())
+    loop = {"max_steps": 4, "eval_frequency": None, "grad_accum_steps": 2}
+    fitted(config(loop=loop, callbacks=with_masks()), "-o", "sparse")
+    tree = load_mdl(Path("sparse/checkpoint_4.mdl"))
+    assert tree["global_step"] == 4
+    assert tree["dataloader"]["samples_streamed"] == 4 * 2 * 4
+    assert not any(tree["model"][name][~mask].any() for name, mask in masks_in("masks.safetensors"))
+
+
+def masks_in(path):
+    from pruning.mask_ops import load_mask
+
+    return list(load_mask(path)[0].items())
+
+
+def test_validation_while_fitting_and_alone(place):
+    loop = {"max_steps": 6, "eval_frequency": 3, "eval_steps": 2}
+    fitted(config(loop=loop))
+    found = scalars()
+    assert set(found["validate_0/loss"]) == {3, 6}
+    assert found["validate_0/eval/lm_perplexity"][6] == pytest.approx(
+        np.exp(found["validate_0/loss"][6]), rel=1e-5
+    )
+    assert 0 <= found["validate_0/eval/accuracy"][6] <= 1
+    alone = run("validate", config(loop=loop), "-o", "alone", "--checkpoint_path", "run/checkpoint_6.mdl")
+    assert alone.exit_code == 0, alone.output
+    assert scalars("alone")["validate_0/loss"][6] == pytest.approx(found["validate_0/loss"][6], abs=1e-7)
+
+
+def refused(*args):
+    result = run("fit", *args)
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.stderr
+    assert "fix: " in result.stderr
+    return result.stderr
+
+
+def test_all_problems_at_once_and_nothing_is_written(place):
+    path = config(
+        model={"name": "gtp2"}, optimizer={"AdmaW": {}}, callbacks=[{"SparseMaskCalback": {}}], seed="1e-5"
+    )
+    text = refused(path)
+    for meant in ("gpt2", "AdamW", "SparseMaskCallback"):
+        assert f"'{meant}'" in text or meant in text
+    assert not Path("run").exists()
+    assert run("fit", config(), "--dry-run").exit_code == 0
+    assert not Path("run").exists()
+
+
+def test_a_checkpoint_that_does_not_fit_is_never_trained_from_random_weights(place):
+    start = dense()
+    tree = load_mdl(Path(start))
+    weight = f"{LAYER}.self_attn.proj_q_dense_layer.weight"
+    for change, says in (
+        (lambda m: m.update({weight: torch.zeros(8, 16)}), "is of shape (8, 16)"),
+        (lambda m: m.pop(weight), "1 of the model's"),
+        (lambda m: m.update({"model.other": torch.zeros(2)}), "not the model's: model.other"),
+        (lambda m: m.update({"foreign": m.pop(weight)}), "do not begin with 'model.'"),
+    ):
+        model = dict(tree["model"])
+        change(model)
+        Path("other.mdl").unlink(missing_ok=True)
+        save_mdl(Path("other.mdl"), {**tree, "model": model})
+        assert says in refused(config(), "-o", "other", "--checkpoint_path", "other.mdl")
+    assert "absent.mdl" in refused(config(), "-o", "other", "--checkpoint_path", "absent.mdl")
+    model = dict(tree["model"])
+    model["model.ln_f.weight"] = model["model.ln_f.weight"] + 1
+    save_mdl(Path("split.mdl"), {**tree, "model": model})
+    text = refused(config(), "-o", "other", "--checkpoint_path", "split.mdl")
+    assert "are one tensor in the model, and have different values" in text
+
+
+def test_masks_that_do_not_fit(place):
+    masks_of(dense())
+    save_mask(
+        {f"{LAYER}.absent.weight": torch.ones(2, 2, dtype=torch.bool)}, "masks.safetensors", overwrite=True
+    )
+    assert "absent" in refused(config(callbacks=with_masks()), "-o", "other")
+    name = f"{LAYER}.self_attn.proj_q_dense_layer.weight"
+    save_mask({name: torch.ones(8, 8, dtype=torch.bool)}, "masks.safetensors", overwrite=True)
+    assert "(16, 16)" in refused(config(callbacks=with_masks()), "-o", "other")
+    Path("masks.safetensors").unlink()
+    assert "masks.safetensors" in refused(config(callbacks=with_masks()), "-o", "other")
+
+
+def test_a_resumed_run_must_have_the_masks_it_began_with(place):
+    masks_of(dense())
+    fitted(config(steps=3, callbacks=with_masks()), "-o", "sparse")
+    assert "are not the model's" in refused(config(), "-o", "sparse")
+    name, mask = masks_in("masks.safetensors")[0]
+    changed = dict(masks_in("masks.safetensors"))
+    changed[name] = mask.flip(0)
+    save_mask(changed, "masks.safetensors", overwrite=True)
+    differ = int((mask != mask.flip(0)).sum())
+    assert f"in {differ} of {mask.numel()} weights" in refused(config(callbacks=with_masks()), "-o", "sparse")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(place):
+    start = dense()
+    tree = load_mdl(Path(start))
+    tree["model"] = {
+        n: torch.full_like(t, float("nan")) if n.endswith(("ln_f.weight", "decoder.norm.weight")) else t
+        for n, t in tree["model"].items()
+    }
+    save_mdl(Path("bad.mdl"), tree)
+    result = run("fit", config(), "-o", "bad", "--checkpoint_path", "bad.mdl")
+    assert result.exit_code == 1
+    assert "the loss of step 4 is nan" in result.stderr
+    assert not list(Path("bad").glob("*.mdl"))
+    assert json.loads(Path("bad/run.json").read_text())["state"] == "failed"
+
+
+def test_what_a_run_leaves(place):
+    fitted(config())
+    names = {p.name for p in Path("run").iterdir()}
+    assert {
+        "checkpoint_3.mdl",
+        "checkpoint_6.mdl",
+        "checkpoints_index.yaml",
+        "events",
+        "run.json",
+        "latest_run.log",
+    } <= names
+    receipt = json.loads(Path("run/run.json").read_text())
+    assert receipt["state"] == "finished"
+    assert receipt["steps"] == 6
+    assert [c["step"] for c in receipt["checkpoints"]] == [3, 6]
+    found = scalars()
+    assert found["lr/0"][1] == 0
+    assert found["lr/0"][3] == pytest.approx(0.01 * 2 / 3)
+    fitted(config(steps=12), "-o", "kept", "--keep", "2")
+    assert sorted(p.name for p in Path("kept").glob("*.mdl")) == ["checkpoint_12.mdl", "checkpoint_9.mdl"]
+
+
+def test_only_the_weights_of_a_checkpoint(place):
+    start = dense()
+    fitted(
+        config(steps=3, callbacks=[{"LoadCheckpointStates": {"load_checkpoint_states": "model"}}]),
+        "-o",
+        "other",
+        "--checkpoint_path",
+        start,
+    )
+    assert load_mdl(Path("other/checkpoint_3.mdl"))["dataloader"]["samples_streamed"] == 12
+    assert scalars("other")["lr/0"][1] == 0
+
+
+def test_nothing_left_to_do_is_said(place):
+    fitted(config(steps=3))
+    assert "nothing is left to do: step 3 is reached" in refused(config(steps=3))
