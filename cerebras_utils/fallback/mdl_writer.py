@@ -35,8 +35,8 @@ def save_mdl(path: str | os.PathLike[str], tree: Mapping[str, Any], *, overwrite
     """
     leaves, spec = flatten(tree)
     metadata, tensors = _describe(leaves)
-    size = len(spec) + (1 << 16) + sum(2 * len(key) + len(text) + 512 for key, text in metadata.items())
-    size += sum(tensor.nbytes + 2048 for tensor in tensors.values())
+    size = len(spec) + (1 << 14) + sum(2 * len(key) + len(text) + 256 for key, text in metadata.items())
+    size += sum(tensor.nbytes + 640 for tensor in tensors.values())
     with Part(path, overwrite=overwrite) as part:
         part.preallocate(size)
         file = _File(part.fd)

@@ -74,7 +74,7 @@ class _Adam(Optimizer):
             for parameter, state in zip(parameters, states, strict=True)
         ]
         sizes = _step_sizes(states, beta1, beta2) if group["correct_bias"] else []
-        for indices, (weights, raw, means, squares, *largest) in bites(rows):
+        for indices, (weights, raw, means, squares, *largest) in bites(rows, passes=12):
             grads: Tensors = raw
             if group["l2_regularization_rate"] > 0:
                 grads = torch._foreach_add(grads, weights, alpha=group["l2_regularization_rate"])

@@ -12,37 +12,39 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-SIZE = 1 << 16  # elements: four to six buffers of it in fp32 fit the second-level cache
+SIZE = 1 << 16  # elements: 256 kB in fp32, a few times that fits the second-level cache
 
 Tensors = list[Tensor] | tuple[Tensor, ...]  # what the operations over lists of tensors take, and give
 Row = tuple[Tensor, ...]  # tensors of one shape: a weight, its gradient, its states
 
 
-def bites(rows: Sequence[Row]) -> Iterator[tuple[list[int], list[list[Tensor]]]]:
+def bites(rows: Sequence[Row], passes: int) -> Iterator[tuple[list[int], list[list[Tensor]]]]:
     """The rows as columns, piece by piece, each with the index of the row that it is cut from.
 
-    On an accelerator all of them at once, where one launch over many tensors is what is fast.
+    The fewer ``passes`` over a piece, the larger it is, for the calls that it costs. On an accelerator
+    they come all at once: one launch over many tensors is what is fast there.
     """
+    limit = SIZE if passes > 8 else 4 * SIZE
     indices: list[int] = []
     pieces: list[Row] = []
     size = 0
-    for index, piece in chain.from_iterable(_cut(index, row) for index, row in enumerate(rows)):
+    for index, piece in chain.from_iterable(_cut(index, row, limit) for index, row in enumerate(rows)):
         indices.append(index)
         pieces.append(piece)
         size += piece[0].numel()
-        if size >= SIZE and piece[0].device.type == "cpu":
+        if size >= limit and piece[0].device.type == "cpu":
             yield indices, _columns(pieces)
             indices, pieces, size = [], [], 0
     if pieces:
         yield indices, _columns(pieces)
 
 
-def _cut(index: int, row: Row) -> Iterator[tuple[int, Row]]:
-    whole = row[0].numel() <= SIZE or row[0].device.type != "cpu"
+def _cut(index: int, row: Row, limit: int) -> Iterator[tuple[int, Row]]:
+    whole = row[0].numel() <= limit or row[0].device.type != "cpu"
     if whole or not all(tensor.is_contiguous() for tensor in row):
         yield index, row
         return
-    for piece in zip(*(torch.split(tensor.view(-1), SIZE) for tensor in row), strict=True):
+    for piece in zip(*(torch.split(tensor.view(-1), limit) for tensor in row), strict=True):
         yield index, piece
 
 

@@ -56,12 +56,14 @@ class SGD(Optimizer):
             (parameter, parameter.grad, *([self.state[parameter]["momentum_buffer"]] if momentum else []))
             for parameter in parameters
         ]
-        for _, (weights, raw, *buffers) in bites(rows):
+        for _, (weights, raw, *buffers) in bites(rows, passes=6):
             grads: Tensors = raw
             if group["maximize"]:
                 grads = torch._foreach_neg(grads)
             if group["weight_decay"]:
-                grads = torch._foreach_add(grads, torch._foreach_mul(weights, group["weight_decay"]))
+                decay = torch._foreach_mul(weights, group["weight_decay"])
+                torch._foreach_add_(decay, grads)
+                grads = decay
             if buffers:
                 torch._foreach_mul_(buffers[0], momentum)
                 torch._foreach_add_(buffers[0], grads, alpha=1.0 - group["dampening"])

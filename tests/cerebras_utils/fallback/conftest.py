@@ -25,7 +25,6 @@ def full_state():
             "model.longs": torch.arange(5) - 2,
             "model.scalar": torch.tensor(2.5),
             "model.empty": torch.empty(0, 3),
-            "model.parameter": torch.nn.Parameter(weight[:1].clone()),
             "model.tied": weight,
             "model.a/b.ö": torch.ones(1),
         }

@@ -1,6 +1,7 @@
 """Files go both ways through cstorch itself: equal trees, types and bits."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -10,6 +11,14 @@ from cerebras_utils.fallback.mdl_writer import save_mdl
 from cerebras_utils.fallback.optim.build import make_optimizer, make_schedulers
 
 cstorch = pytest.importorskip("cerebras.pytorch", reason="cerebras.pytorch is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # cstorch reads lazily
+
+
+@pytest.fixture(autouse=True)
+def close_files():
+    """While the warning is ignored."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import h5py
 import pytest
 import torch
 
-from cerebras_utils.fallback import mdl_writer
 from cerebras_utils.fallback.mdl_reader import load_mdl
 from cerebras_utils.fallback.mdl_writer import save_mdl
 from pruning.atomic import Part, TargetExistsError
@@ -72,18 +71,21 @@ def test_what_a_file_cannot_hold_is_our_bug(tmp_path, tree, match):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tensors_are_fetched_one_at_a_time(tmp_path, monkeypatch):
-    """No two copies live at once: what is transposed is copied, written and given up."""
-    held = []
-    write = mdl_writer._write
+def test_parameters_are_written_as_tensors(tmp_path):
+    save_mdl(tmp_path / "c.mdl", {"w": torch.nn.Parameter(torch.ones(2))})
+    loaded = load_mdl(tmp_path / "c.mdl")["w"]
+    assert not loaded.requires_grad
+    assert loaded.tolist() == [1, 1]
 
-    def one(fd, tensor, offset):
-        held.append(offset)
-        write(fd, tensor, offset)
 
-    monkeypatch.setattr(mdl_writer, "_write", one)
-    save_mdl(tmp_path / "c.mdl", {str(i): torch.ones(3, 2).t() for i in range(5)})
-    assert len(set(held)) == 5
+def test_space_is_reserved_for_all_of_it(tmp_path, monkeypatch, full_state):
+    """So that a full disk is found before the work."""
+    reserved = []
+    monkeypatch.setattr(Part, "preallocate", lambda _, size: reserved.append(size))
+    many = {f"optimizer.state.{index}.exp_avg": torch.ones(3) for index in range(400)}
+    for index, tree in enumerate(({"w": torch.ones(2)}, full_state, many, {"params": list(range(2000))})):
+        save_mdl(tmp_path / f"{index}.mdl", tree)
+        assert 0 <= reserved[-1] - os.path.getsize(tmp_path / f"{index}.mdl") < 1 << 20
 
 
 @pytest.mark.parametrize("reserving", [True, False])
