@@ -98,3 +98,12 @@ def test_every_option_is_in_the_reference():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_figures_are_those_of_the_benchmark():
+    """Rows of the README's table stand, to the letter, in the file that ``make bench`` writes."""
+    section = README.split("## Speed and memory")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) > 5
+    written = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
+    assert [row for row in rows if row not in written] == []
