@@ -39,7 +39,7 @@ def _run(verb: str, config: Path, dry_run: bool, as_json: bool, given: dict[str,
     for line in notes(phases, verb):
         click.echo(line, err=True)
     if dry_run:
-        click.echo(f"{config}: nothing found that is wrong", err=True)
+        click.echo(f"{config}: nothing found that is wrong")
         return
     overrides = Overrides(
         device=given["target_device"],

@@ -8,7 +8,7 @@ from typing import Any
 from cases import CONTESTANTS, ITEMSIZE, LEVELS, OF_DTYPE, Masks, Samples, Settings
 from measure import NoiseError, Run, Spread, per_second, ratio, slope
 
-READS = {"bf16": 2, "fp32": 2}  # one per 16-bit digit of a weight, and one that compares and packs
+READS = {"bf16": 2, "fp32": 2}  # to count digits, where the guess for fp32 is right, and to pack
 NAMES = {
     "global": "exact global 50 % masks",
     "uniform": "uniform 50 % masks",
