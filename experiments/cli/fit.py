@@ -57,7 +57,10 @@ def _run(verb: str, config: Path, dry_run: bool, as_json: bool, given: dict[str,
         )
         sys.exit(1)
     except KeyboardInterrupt:
-        click.echo("interrupted; the same command continues from the last checkpoint", err=True)
+        click.echo(
+            "interrupted; the same command continues from the last checkpoint, or begins anew if there is none",
+            err=True,
+        )
         sys.exit(1)
     if as_json:
         click.echo(json.dumps(results, indent=1))
