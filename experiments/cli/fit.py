@@ -58,7 +58,7 @@ def _run(verb: str, config: Path, dry_run: bool, as_json: bool, given: dict[str,
         sys.exit(1)
     except KeyboardInterrupt:
         click.echo(
-            "interrupted; the same command continues from the last checkpoint, or begins anew if there is none",
+            "interrupted; the same command continues from the last checkpoint, or anew without one",
             err=True,
         )
         sys.exit(1)
