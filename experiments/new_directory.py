@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pruning.atomic import TargetExistsError, refusal
+from pruning.atomic import TargetExistsError, refusal, sync
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def new_directory(target: Path) -> Iterator[Path]:
         yield part
         _sync(part)
         os.rename(part, target)  # replaces an empty directory, and nothing else
-        _sync_one(target.parent)
+        sync(target.parent)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise TargetExistsError(target) from None
@@ -85,16 +85,5 @@ def _lock(fd: int) -> bool:
 def _sync(directory: Path) -> None:
     for folder, _, files in os.walk(directory):
         for name in files:
-            _sync_one(Path(folder, name))
-        _sync_one(Path(folder))
-
-
-def _sync_one(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems sync directories by themselves
-            raise
-    finally:
-        os.close(fd)
+            sync(Path(folder, name))
+        sync(Path(folder))

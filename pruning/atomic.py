@@ -76,7 +76,7 @@ class Part:
             else:
                 _link(self.path, self.target)
                 self.path.unlink()
-            _sync_directory(self.target.parent)
+            sync(self.target.parent)
         except OSError as error:
             self.discard()
             raise refusal(self.target, error) from error
@@ -185,8 +185,9 @@ def _link(path: Path, target: Path) -> None:
         raise TargetExistsError(target) from None
 
 
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """A file or a directory, to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     except OSError as error:

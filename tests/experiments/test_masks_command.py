@@ -295,20 +295,6 @@ def test_out_without_permission(model, tmp_path):
     assert "permission" in failed(run(model, "--sparsity", 0.5, "--out", tmp_path / "out")).lower()
 
 
-@pytest.fixture
-def tiny_disk(tmp_path):
-    """A file system of 64 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
 @pytest.mark.parametrize("file_format", ["safetensors", "npz", "pt"])
 def test_a_full_disk(tiny_disk, tmp_path, file_format):
     path = tmp_path / "big.safetensors"

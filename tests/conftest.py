@@ -1,4 +1,4 @@
-"""What tests of files that runs leave have in common."""
+"""What tests of files have in common."""
 
 import subprocess
 
