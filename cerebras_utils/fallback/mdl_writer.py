@@ -8,8 +8,10 @@ LZ4 of the vendor's writer: trained weights do not compress, and any reader of H
 
 import io
 import json
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,26 @@ _CSTORCH = "2.10.0"  # whose files these are like
 _CODES = {name: code for code, name in RTFX.items()}
 _LIBVER = ("v108", "v110")  # oldest and newest structures of HDF5: of 2008, which hold many attributes well
 _WRITE = 1 << 30  # bytes; Linux writes less than 2 GiB in one call
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """A leaf of the tree that is not in memory: its bytes come in pieces, in order, while they are written."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    pieces: Callable[[], Iterator[np.ndarray]]  # of uint8
+    layout: torch.layout = torch.strided
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel() * self.dtype.itemsize
+
+
+_Leaf = Tensor | Streamed
 
 
 def save_mdl(path: str | os.PathLike[str], tree: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -51,13 +73,13 @@ def save_mdl(path: str | os.PathLike[str], tree: Mapping[str, Any], *, overwrite
         os.ftruncate(part.fd, file.end)
 
 
-def _describe(leaves: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _describe(leaves: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, _Leaf]]:
     """The metadata of each leaf as text, and the tensors that need a dataset."""
     first: dict[int, str] = {}
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, _Leaf] = {}
     metadata = {}
     for key, value in leaves.items():
-        if isinstance(value, Tensor):
+        if isinstance(value, _Leaf):
             if id(value) in first:
                 about = _about("LinkedObject", key=first[id(value)], __LINKED__=True)
             else:
@@ -82,7 +104,7 @@ def _about(kind: str, **fields: Any) -> dict[str, Any]:
     return {**fields, "__TYPE__": kind, "__NONE__": True}
 
 
-def _about_tensor(key: str, tensor: Tensor) -> dict[str, Any]:
+def _about_tensor(key: str, tensor: _Leaf) -> dict[str, Any]:
     dtype = str(tensor.dtype)
     assert dtype in _CODES, f"{key} is {dtype}, which .mdl files cannot hold"
     assert tensor.layout == torch.strided, f"{key} is {tensor.layout}, which .mdl files cannot hold"
@@ -98,7 +120,7 @@ def _about_tensor(key: str, tensor: Tensor) -> dict[str, Any]:
 
 
 def _lay_out(
-    file: "_File", spec: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
+    file: "_File", spec: str, metadata: Mapping[str, str], tensors: Mapping[str, _Leaf]
 ) -> dict[str, int]:
     """Write everything but the numbers, and say where these belong."""
     import h5py
@@ -134,12 +156,19 @@ def _lay_out(
     return offsets
 
 
-def _write(fd: int, tensor: Tensor, offset: int) -> None:
+def _write(fd: int, tensor: _Leaf, offset: int) -> None:
+    for piece in _pieces(tensor):
+        view = memoryview(piece.data)
+        while view:
+            done = os.pwrite(fd, view[:_WRITE], offset)
+            view, offset = view[done:], offset + done
+
+
+def _pieces(tensor: _Leaf) -> Iterator[np.ndarray]:
+    if isinstance(tensor, Streamed):
+        return tensor.pieces()
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    view = memoryview(flat.view(torch.uint8).numpy().data)
-    while view:
-        done = os.pwrite(fd, view[:_WRITE], offset)
-        view, offset = view[done:], offset + done
+    return iter([flat.view(torch.uint8).numpy()])
 
 
 def _constant(value: Any) -> Callable[[Any, str], None]:
