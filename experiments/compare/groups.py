@@ -1,0 +1,132 @@
+"""Configurations: runs that differ in nothing but their seed, a readable name for each, and its baseline."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.compare.settings import MASKS, START, Flat, differences, flat
+from experiments.runs.record import RunRecord
+
+_SPARSE = re.compile(
+    rf"{MASKS}|init\.callbacks\.(SparseMaskCallback|Lora|SparseLora)(\..*)?|init\.sparsity.*"
+)
+_LORA = re.compile(r"init\.callbacks\.(Lora|SparseLora)\.lora_params(?:\[\d+\])?\.(.+)")
+_DIGEST = re.compile(r"-[0-9a-f]{8}$")
+
+
+@dataclass
+class Group:
+    """One row of the table."""
+
+    label: str
+    settings: Flat
+    runs: list[RunRecord] = field(default_factory=list)
+    baseline: "Group | None" = None  # the dense configuration it is compared with; None for a baseline
+
+    @property
+    def dense(self) -> bool:
+        return not any(_SPARSE.fullmatch(key) for key in self.settings)
+
+    @property
+    def finished(self) -> list[RunRecord]:
+        return [run for run in self.runs if run.state == "finished"]
+
+    def values(self, tag: str) -> dict[int, float]:
+        """The last value by seed, of finished runs. Runs without a seed are numbered from -1 down."""
+        found: dict[int, float] = {}
+        for position, run in enumerate(self.finished):
+            if tag in run.last:
+                found.setdefault(-1 - position if run.seed is None else run.seed, run.last[tag][1])
+        return found
+
+    def mean(self, values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    @property
+    def requested(self) -> float | None:
+        return self.mean([run.sparsity.requested for run in self.runs])
+
+    @property
+    def effective(self) -> float | None:
+        return self.mean([run.sparsity.effective for run in self.finished])
+
+
+def grouped(runs: Sequence[RunRecord], by: Sequence[str] = ()) -> list[Group]:
+    """Dense ones first, then by sparsity. With ``by``, runs that agree in these keys alone are a group."""
+    of: dict[str, Group] = {}
+    for run in runs:
+        settings = flat(run)
+        if not by:
+            settings.pop(START, None)  # each seed starts from its own dense checkpoint
+        else:
+            settings = {key: value for key, value in settings.items() if _chosen(key, by)}
+        key = repr(sorted(settings.items())) if run.params or run.state == "planned" else run.path
+        of.setdefault(key, Group("", settings)).runs.append(run)
+    groups = list(of.values())
+    for group, label in zip(groups, labels([g.settings for g in groups]), strict=True):
+        group.label = label or (group.runs[0].name if not group.runs[0].params else "dense")
+    _make_distinct(groups)
+    _find_baselines(groups)
+    return sorted(groups, key=lambda g: (not g.dense, g.requested or 0.0, g.label))
+
+
+def _chosen(key: str, by: Sequence[str]) -> bool:
+    return any(key == asked or key.endswith(f".{asked}") for asked in by)
+
+
+def labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells each configuration from the others, in a few words."""
+    keys = sorted({key for one in settings for key in one})
+    varying = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
+    return [_label(one, varying) for one in settings]
+
+
+def _label(settings: Mapping[str, Any], varying: Sequence[str]) -> str:
+    words = [_DIGEST.sub("", str(settings[MASKS]))] if MASKS in settings else []
+    if settings.get("init.callbacks.SparseMaskCallback.apply_every_step") is False:
+        words.append("once")
+    if any(key.startswith("init.sparsity") for key in settings):
+        words.append("native sparsity")
+    lora = {m[2]: settings[key] for key in settings if (m := _LORA.fullmatch(key))}
+    if lora:
+        kind = "sparse-lora" if any("SparseLora" in key for key in settings) else "lora"
+        words.append(f"{kind} r{lora.get('r', '?')}")
+    if not words:
+        words = ["dense"]
+    others = [key for key in varying if not _SPARSE.fullmatch(key)]
+    return " ".join([*words, *(f"{_short(key, varying)}={settings.get(key)}" for key in others)])
+
+
+def _short(key: str, among: Sequence[str]) -> str:
+    """The shortest ending that no other key of these has."""
+    parts = key.split(".")
+    for count in range(1, len(parts) + 1):
+        ending = ".".join(parts[-count:])
+        if sum(other == ending or other.endswith(f".{ending}") for other in among) == 1:
+            return ending
+    return key
+
+
+def _make_distinct(groups: Sequence[Group]) -> None:
+    """Two labels that read alike (masks of one name with another digest) get a number."""
+    seen: dict[str, int] = {}
+    for group in groups:
+        seen[group.label] = seen.get(group.label, 0) + 1
+        if seen[group.label] > 1:
+            group.label = f"{group.label} ({seen[group.label]})"
+
+
+def _find_baselines(groups: Sequence[Group]) -> None:
+    """For each sparse configuration, the dense one that is most like it, masks and LoRA aside."""
+    dense = [group for group in groups if group.dense and group.runs[0].params]
+    for group in groups:
+        if not group.dense and dense:
+            group.baseline = min(dense, key=lambda other: (len(apart(group, other)), other.label))
+
+
+def apart(group: Group, baseline: Group) -> dict[str, tuple[Any, Any]]:
+    """What differs beside the sparsity: a comparison of more than one thing."""
+    found = differences(group.settings, baseline.settings)
+    return {key: pair for key, pair in found.items() if not _SPARSE.fullmatch(key)}

@@ -1,0 +1,67 @@
+"""The config of a run as flat keys: what makes two runs the same configuration, and how two differ."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.runs.record import RunRecord
+
+MASKS = "masks"  # stands for the path of a mask file: the name of the file tells what is in it
+START = "checkpoint"  # the digest of the checkpoint that a run began with
+_NOT_PART = (  # what may differ within a configuration: where things are, and what is only written
+    *("init.seed", "init.model_dir", "init.logging", "init.loggers", "init.checkpoint", "init.autorestart"),
+    *("init.backend", "init.device", "fit.ckpt_path", "validate.ckpt_path", "validate_all.ckpt_paths"),
+)
+_MASK_PATH = "init.callbacks.SparseMaskCallback.mask_path"
+_WRITERS = {
+    *("computenorm", "checkloss", "logoptimizerparamgroup", "modelevalmetrics", "rateprofiler"),
+    *("durationprofiler", "floputilization", "saveperformancedata", "dumpavailabletensornames"),
+    *("modelzooparamsmetadata", "samplesstreamedinfo", "logsparsity", "progresslogger"),
+}
+
+Flat = dict[str, Any]
+
+
+def flat(run: RunRecord) -> Flat:
+    """Every setting that makes a run what it is, by dotted key."""
+    found = {
+        key: value
+        for key, value in _flatten(run.params, "")
+        if not any(key == part or key.startswith(f"{part}.") for part in _NOT_PART)
+    }
+    if _MASK_PATH in found:
+        found[MASKS] = Path(str(found.pop(_MASK_PATH))).stem
+    if run.start:
+        found[START] = run.start[:12]
+    return found
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ; None for one that is not there."""
+    keys = sorted(one.keys() | other.keys())
+    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+
+
+def config_diff(one: RunRecord, other: RunRecord) -> dict[str, tuple[Any, Any]]:
+    """Of any two runs: everything that differs in their configs, paths and seeds as well."""
+    return differences(dict(_flatten(one.params, "")), dict(_flatten(other.params, "")))
+
+
+def _flatten(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flatten(inner, f"{key}.{name}" if key else str(name))
+    elif key in ("init.callbacks", "init.loggers") and isinstance(value, list):
+        for entry in value:  # in any order, by name; what only writes is left out
+            if isinstance(entry, Mapping):
+                kept = {
+                    name: given or {} for name, given in entry.items() if str(name).lower() not in _WRITERS
+                }
+                for name, given in kept.items():
+                    yield from _flatten(given if given else "on", f"{key}.{name}")
+    elif isinstance(value, list) and any(isinstance(entry, Mapping | list) for entry in value):
+        for index, entry in enumerate(value):
+            yield from _flatten(entry, f"{key}[{index}]")
+    else:
+        yield key, value if not isinstance(value, list) else json.dumps(value)

@@ -1,0 +1,85 @@
+"""Requested and effective sparsity of a run: what its config asks for, and what was counted afterwards."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cerebras_utils.run_receipt import file_digest
+from experiments.runs.record import Sparsity
+from pruning.masks.file import MaskFile
+from pruning.problems import ProblemError
+
+Last = Mapping[str, tuple[int, float]]
+
+
+def sparsity_of(
+    init: Mapping[str, Any], receipt: Mapping[str, Any], last: Last, problems: list[str]
+) -> Sparsity:
+    """A run without masks has a requested sparsity of 0: it is dense, and said to be."""
+    named = _callbacks(init)
+    if "sparsemaskcallback" in named:
+        given = named["sparsemaskcallback"]
+        return _masked(str(given.get("mask_path", "")), receipt, problems)
+    if init.get("sparsity") is not None:
+        return _native(init["sparsity"], last)
+    return Sparsity(requested=0.0, effective=None, note="dense: no masks")
+
+
+def _callbacks(init: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """By lower-cased name, as cszoo compares them."""
+    entries = [entry for entry in init.get("callbacks") or [] if isinstance(entry, dict)]
+    return {str(name).lower(): given or {} for entry in entries for name, given in entry.items()}
+
+
+def _masked(mask_path: str, receipt: Mapping[str, Any], problems: list[str]) -> Sparsity:
+    counted = next(iter(receipt.get("mask_receipts") or []), None) or {}
+    sizes: dict[str, int] = {}
+    kept = 0
+    note, requested, name = "", None, Path(mask_path).stem
+    try:
+        with MaskFile(mask_path) as file:
+            sizes = {mask: file.numel(mask) for mask in file.names}
+            kept = sum(file.kept(mask) for mask in file.names)
+        total = sum(sizes.values())
+        requested = 1 - kept / total if total else None
+        said = counted.get("sha256")
+        if said and file_digest(Path(mask_path))["sha256"] != said:
+            note = "the mask file is not the one that the run used any more"
+            requested = None
+    except ProblemError as error:
+        problems += [f"{p.where}: {p.what}" for p in error.problems]
+        note = "its mask file cannot be read"
+    layers = {weight: float(about["sparsity"]) for weight, about in (counted.get("layers") or {}).items()}
+    weighed = {weight: sizes.get(weight, sizes.get(weight.removesuffix(".weight"), 0)) for weight in layers}
+    total = sum(weighed.values())
+    effective = sum(layers[weight] * size for weight, size in weighed.items()) / total if total else None
+    if effective is None and not note:
+        note = "not counted: the run left no receipt of its masks"
+    return Sparsity(
+        requested=requested,
+        effective=effective,
+        masked=sum(sizes.values()),
+        resurrected=counted.get("resurrected"),
+        newly_dead=counted.get("newly_dead"),
+        layers=layers,
+        mask=name,
+        path=mask_path,
+        sha256=str(counted.get("sha256", "")),
+        note=note,
+    )
+
+
+def _native(section: Any, last: Last) -> Sparsity:
+    """The vendor's own algorithms: what they are told, and what LogSparsity found, if it was there."""
+    groups = section if isinstance(section, list) else [section]
+    asked = [g if isinstance(g, int | float) else g.get("sparsity") for g in groups if g is not None]
+    numbers = [float(value) for value in asked if isinstance(value, int | float)]
+    requested = numbers[0] if numbers and len(set(numbers)) == 1 else None
+    ending = "/actual"
+    layers = {
+        tag.removeprefix("sparsity/").removesuffix(ending): value
+        for tag, (_, value) in last.items()
+        if tag.startswith("sparsity/") and tag.endswith(ending)
+    }
+    note = "native sparsity" + ("" if layers else ", not counted: add the callback LogSparsity")
+    return Sparsity(requested=requested, layers=layers, mask="native", note=note)

@@ -1,0 +1,94 @@
+"""Each warning is raised by a study that deserves it, and not by one that does not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.compare.findings import warnings_of
+from experiments.compare.groups import Group, grouped
+from experiments.runs.read import read_run
+from tests.experiments.runs_on_disk import mask_file, params, write_run
+
+
+class Study:
+    """A sound one: dense and two sparsities; each test spoils it in one way."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.masks = {
+            level: mask_file(path / f"magnitude-s{level}-0123abcd.safetensors", level) for level in (0.5, 0.8)
+        }
+        self.add("dense", perplexity=10.0)
+        self.add("half", masks=0.5, perplexity=11.0, effective=0.5)
+        self.add("sparse", masks=0.8, perplexity=13.0, effective=0.8)
+
+    def add(
+        self, name: str, masks: float | None = None, config: dict[str, Any] | None = None, **how: Any
+    ) -> None:
+        given = params(masks=None if masks is None else self.masks[masks], **(config or {}))
+        how = {"effective": masks, **how}
+        write_run(self.path / "runs" / name, given, **how)
+
+    def groups(self) -> list[Group]:
+        return grouped([read_run(path) for path in sorted((self.path / "runs").iterdir())])
+
+    def kinds(self) -> list[str]:
+        return [warning.kind for warning in warnings_of(self.groups())]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(tmp_path)
+
+
+def test_a_sound_study_has_no_warnings(study: Study) -> None:
+    assert warnings_of(study.groups()) == []
+    assert [group.label for group in study.groups()] == ["dense", "magnitude-s0.5", "magnitude-s0.8"]
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "kind"),
+    [
+        ({"name": "sparse", "masks": 0.8, "perplexity": 10.0}, "identical results"),
+        (
+            {"name": "sparse", "masks": 0.8, "perplexity": 13.0, "effective": 0.7},
+            "requested is not effective",
+        ),
+        ({"name": "sparse", "masks": 0.8, "perplexity": 13.0, "effective": None}, "sparsity not counted"),
+        ({"name": "sparse", "masks": 0.8, "perplexity": 13.0, "resurrected": 3}, "zeros resurrected"),
+        ({"name": "sparse", "masks": 0.8, "perplexity": 10.5}, "better when sparser"),
+        ({"name": "sparse", "masks": 0.8, "perplexity": 13.0, "peak": 0.001}, "learning rate not reached"),
+        ({"name": "sparse", "masks": 0.8, "perplexity": 13.0, "batches": 3}, "few batches"),
+        (
+            {"name": "sparse", "masks": 0.8, "perplexity": 13.0, "steps": 5, "state": "failed"},
+            "not finished",
+        ),
+        (
+            {"name": "sparse", "masks": 0.8, "perplexity": 13.0, "config": {"loop": {"max_steps": 21}}},
+            "not the baseline's settings",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(spoiled: dict[str, Any], kind: str, study: Study) -> None:
+    study.add(**spoiled)
+    assert kind in study.kinds()
+
+
+def test_other_data(study: Study) -> None:
+    study.add("dense", perplexity=10.0, data="aaaa")
+    study.add("half", masks=0.5, perplexity=11.0, data="bbbb")
+    assert study.kinds() == ["different data"]
+
+
+def test_two_baselines_and_none(study: Study) -> None:
+    study.add("dense2", perplexity=10.4, config={"rate": 0.011})
+    study.add("other", masks=0.5, perplexity=11.4, config={"rate": 0.011}, peak=0.011)
+    assert "several baselines" in study.kinds()
+    only = [group for group in study.groups() if not group.dense]
+    assert "no baseline" in [w.kind for w in warnings_of(grouped([run for g in only for run in g.runs]))]
+
+
+def test_different_machines(study: Study) -> None:
+    study.add("other", masks=0.5, perplexity=11.1, receipt=False)
+    assert "different machines" in study.kinds()
