@@ -94,6 +94,11 @@ def select(
     return Selection(kept, left_out, aliases, groups), problems
 
 
+def reason_to_leave_out(info: TensorInfo) -> str:
+    """Why a tensor is not pruned where nothing is asked for by name; empty if it is."""
+    return _reason(info, (), ())
+
+
 def _reason(info: TensorInfo, include: tuple[str, ...], exclude: tuple[str, ...]) -> str:
     """Why a tensor is not pruned; empty if it is. What is included by name needs no other reason."""
     for glob in exclude:
