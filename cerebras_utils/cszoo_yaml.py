@@ -52,7 +52,11 @@ class Phase:
 
 def load_config(path: str | Path) -> list[Phase]:
     """The trainers of a file. Raises ``ProblemError`` if it is no YAML, or not of cszoo's form."""
-    document = read_yaml(Path(path))
+    return phases_of(read_yaml(Path(path)))
+
+
+def phases_of(document: Document) -> list[Phase]:
+    """The trainers of a config that is read already, or was never in a file."""
     entries = _trainers(document)
     problems = [problem for key, entry in entries for problem in _form_problems(document, key, entry)]
     if problems:
@@ -69,7 +73,7 @@ def config_problems(phases: Sequence[Phase], ours: Sequence[str] = OURS) -> list
     problems: list[Problem] = []
     for document in {id(phase.document): phase.document for phase in phases}.values():
         problems += _top_problems(document)
-        problems += _texts_that_look_like_numbers(document)
+        problems += numbers_that_are_text(document)
     for phase in phases:
         problems += _phase_problems(phase, ours)
     return located(problems, phases)
@@ -165,7 +169,7 @@ def _top_problems(document: Document) -> Iterator[Problem]:
         yield Problem(document.at(f"{prefix}{key}"), what, "move it below `trainer:`, or remove it")
 
 
-def _texts_that_look_like_numbers(document: Document) -> Iterator[Problem]:
+def numbers_that_are_text(document: Document) -> Iterator[Problem]:
     for text in document.plain_texts:
         match = _EXPONENT.fullmatch(text.value)
         if match:
