@@ -137,6 +137,6 @@ class LanguageModel(nn.Module):
         behind = places[:, None] - places[None, :]
         window = self.options.attention_sliding_window_length or length
         helper = self.embedding_layer.position_embed_helper
-        added = torch.zeros((), device=x.device) if helper is None else helper(length)
+        added = torch.zeros(length, length, device=x.device) if helper is None else helper(length)
         full = added.masked_fill(behind < 0, -torch.inf)
         return full, full.masked_fill(behind >= window, -torch.inf)
