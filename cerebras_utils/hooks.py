@@ -6,12 +6,16 @@ backend as it is; on cszoo the same methods are called by ModelZoo's own trainer
 arguments.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Hooks:
     # fmt: off
     # once, when the trainer is made: all callbacks' pre_setup come before any setup
+    def change_model(self, model: "nn.Module") -> None: ...  # plain PyTorch only: after the model is built, before the optimizer is; on cszoo pre_setup does it
     def pre_setup(self, trainer: Any) -> None: ...
     def setup(self, trainer: Any) -> None: ...
     def post_setup(self, trainer: Any) -> None: ...

@@ -21,6 +21,7 @@ from typing import Any
 
 from pruning.atomic import Part
 from pruning.checkpoint.open import open_checkpoint
+from pruning.checkpoint.source import TensorInfo, fingerprint_of_files
 from pruning.masks.receipt import this_tool
 from pruning.problems import fail
 
@@ -71,7 +72,7 @@ def read_receipt(path: Path) -> Run:
     try:
         state = State(receipt["state"])
         if state is State.RUNNING:
-            state = _state_of_process(receipt["process"])
+            state = state_of_process(receipt["process"])
         return Run(file, state, receipt)
     except (KeyError, ValueError, TypeError) as error:
         raise fail(file, f"is a damaged receipt: {error!r}", "look at run.log beside it") from None
@@ -119,10 +120,23 @@ def file_digest(path: Path) -> dict[str, str]:
         raise fail(path, f"cannot be read: {error.strerror}", "check the path") from error
 
 
-def checkpoint_digest(path: Path) -> dict[str, str]:
-    """Path and fingerprint: cheap on 800 GB, and the same that mask files carry."""
+def checkpoint_digest(path: Path, model: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Path and fingerprint: cheap on 800 GB, and the same that mask files carry.
+
+    Of a file that was just written, ``model`` is the state dict in it: nothing has to be listed anew.
+    """
+    if model is not None:
+        return {"path": str(path), "fingerprint": fingerprint_of_files(listing(model), (path,))}
     with open_checkpoint(path) as source:
         return {"path": str(path), "fingerprint": source.fingerprint()}
+
+
+def listing(model: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    """The tensors of a state dict as a checkpoint of it lists them."""
+    from pruning.checkpoint.state_dict import DTYPES
+
+    infos = {n: TensorInfo(n, tuple(t.shape), DTYPES[str(t.dtype)]) for n, t in model.items()}
+    return {name: infos[name] for name in sorted(infos)}
 
 
 def as_json_number(value: float) -> float | str:
@@ -131,7 +145,7 @@ def as_json_number(value: float) -> float | str:
     return number if math.isfinite(number) else str(number)
 
 
-def _state_of_process(process: Mapping[str, Any]) -> State:
+def state_of_process(process: Mapping[str, Any]) -> State:
     if process["host"] != socket.gethostname():
         return State.UNKNOWN
     kernel = _kernel()

@@ -50,16 +50,16 @@ def _refused(name: str, reason: str, *arguments: str, required: tuple[str, ...] 
 
 CALLBACKS = _table(
     _works("CheckLoss"),
-    _none("ComputeNorm", "norms are not logged here yet"),
-    _none("DurationProfiler", "the time left is shown, but not logged"),
+    _works("ComputeNorm"),
+    _works("DurationProfiler"),
     _works("KeepNCheckpoints", "n"),
     _works("LoadCheckpointStates", "load_checkpoint_states"),
     _works("LogOptimizerParamGroup", "keys", required=("keys",)),
-    _none("LogSparsity", "sparsity is in the receipt, but not logged"),
+    _works("LogSparsity"),
     _works("ModelEvalMetrics"),
     _works("ModelZooParamsMetadata", "params"),
-    _none("RateProfiler", "tokens per second are shown, but not logged"),
-    _none("SavePerformanceData", "no performance.json is written yet"),
+    _works("RateProfiler"),
+    _works("SavePerformanceData"),
     VendorName("GlobalFlags", Effect.NONE, None, _CSX_FLAGS),
     VendorName("ScopedBigCodeEvalHarnessFlags", Effect.NONE, None, _CSX_FLAGS),
     VendorName("ScopedEleutherEvalHarnessFlags", Effect.NONE, None, _CSX_FLAGS),
@@ -100,7 +100,7 @@ CALLBACKS = _table(
     # These two take the arguments of a data loader besides.
     VendorName("BigCodeEvalHarness", Effect.REFUSED, None, "its results would be missing", ("bigcode_args",)),
     VendorName("EleutherEvalHarness", Effect.REFUSED, None, "its results would be missing", ("eeh_args",)),
-    _refused("Lora", "it changes the model", "lora_params", required=("lora_params",)),
+    VendorName("Lora", Effect.WORKS, None),  # a class of ours, which says what it takes
     _refused("NaNChecker", "it ends the run early, and checks the kernels of a CS-3", "num_steps"),
     _refused(
         "SaveCheckpointState",
@@ -143,22 +143,22 @@ DEFAULT_LOGGERS: Mapping[str, Mapping[str, Any]] = {
     "TelemetryLogger": {},
 }
 
-OURS = ("SparseMaskCallback",)  # checks its arguments itself
+OURS = ("SparseMaskCallback", "SparseLora")  # checks its arguments itself
 
 
 def with_defaults(
     entries: Sequence[Mapping[str, Any]], defaults: Mapping[str, Mapping[str, Any]]
 ) -> list[tuple[str, dict[str, Any]]]:
     """Names and arguments in the order in which cszoo makes them: the YAML's, then other defaults."""
-    known = {**CALLBACKS, **LOGGERS}
+    known = {name: entry.name for name, entry in {**CALLBACKS, **LOGGERS}.items()}
+    known |= {name.lower(): name for name in OURS}
     left = {name.lower(): (name, dict(arguments)) for name, arguments in defaults.items()}
     found = []
     for entry in entries:
         ((name, arguments),) = entry.items()
         left.pop(name.lower(), None)
         if arguments is not None:
-            spelled = known[name.lower()].name if name.lower() in known else name
-            found.append((spelled, dict(arguments)))
+            found.append((known.get(name.lower(), name), dict(arguments)))
     return [*found, *left.values()]
 
 

@@ -31,7 +31,7 @@ _WRITE = 1 << 30  # bytes; Linux writes less than 2 GiB in one call
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """A leaf of the tree that is not in memory: its bytes come in pieces, in order, while they are written."""
+    """A leaf that is not in memory: its bytes come in pieces, in order, while they are written."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype

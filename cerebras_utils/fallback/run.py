@@ -1,36 +1,57 @@
 """From a config file to finished runs: everything is checked first, then each trainer of the file runs."""
 
 import os
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cerebras_utils.cszoo_yaml import Phase, config_problems, lines_without_effect, load_config, located
+from cerebras_utils.cszoo_yaml import Phase, load_config
+from cerebras_utils.fallback.bystander import NoDirectory, NoReport
+from cerebras_utils.fallback.callbacks.groups import LogOptimizerParamGroup
+from cerebras_utils.fallback.callbacks.norms import ComputeNorm
+from cerebras_utils.fallback.callbacks.rates import DurationProfiler, RateProfiler, SavePerformanceData
+from cerebras_utils.fallback.callbacks.sparsity import LogSparsity
+from cerebras_utils.fallback.checking import find_notes, find_problems, listed
 from cerebras_utils.fallback.checkpoints import Checkpoints
-from cerebras_utils.fallback.data.loader import Loader, data_notes, data_problems, make_loader
+from cerebras_utils.fallback.compiled import compile_errors, compile_model
+from cerebras_utils.fallback.data.loader import Loader, make_loader
+from cerebras_utils.fallback.interruption import Interruption
 from cerebras_utils.fallback.models.build import build_model
-from cerebras_utils.fallback.models.rules import model_problems, options_without_effect
-from cerebras_utils.fallback.optim.build import (
-    make_optimizer,
-    make_schedulers,
-    optimizer_problems,
-    scheduler_problems,
-)
+from cerebras_utils.fallback.models.draws import OwnGenerators
+from cerebras_utils.fallback.optim.build import make_optimizer, make_schedulers
+from cerebras_utils.fallback.precision import precision_of
+from cerebras_utils.fallback.processes import Processes
 from cerebras_utils.fallback.report import RunReport
 from cerebras_utils.fallback.run_outputs import RunDirectory
-from cerebras_utils.fallback.schedule import Loop
-from cerebras_utils.fallback.trainer import Precision, Trainer
+from cerebras_utils.fallback.schedule import Loop, NothingLeftError
+from cerebras_utils.fallback.trainer import Trainer
 from cerebras_utils.hooks import Hooks
+from cerebras_utils.lora_callbacks import Lora, SparseLora
 from cerebras_utils.sparse_callback import SparseMaskCallback
 from cerebras_utils.trainer_keys import DATALOADERS, settings
-from cerebras_utils.vendor_names import DEFAULT_CALLBACKS, with_defaults
+from cerebras_utils.vendor_names import DEFAULT_CALLBACKS, DEFAULT_LOGGERS, with_defaults
 from pruning.problems import Problem, ProblemError
 
-OURS: Mapping[str, type[Hooks]] = {"SparseMaskCallback": SparseMaskCallback}
+# Callbacks of a YAML that are classes here, by cszoo's name: made with the arguments of the YAML.
+OURS: Mapping[str, type[Hooks]] = {
+    "SparseMaskCallback": SparseMaskCallback,
+    "Lora": Lora,
+    "SparseLora": SparseLora,
+}
+# Those that only measure. They are called after all others: what they see is what the step used.
+MEASURES: Mapping[str, type[Hooks]] = {
+    "ComputeNorm": ComputeNorm,
+    "DurationProfiler": DurationProfiler,
+    "LogOptimizerParamGroup": LogOptimizerParamGroup,
+    "LogSparsity": LogSparsity,
+    "RateProfiler": RateProfiler,
+    "SavePerformanceData": SavePerformanceData,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,43 +62,48 @@ class Overrides:
     model_dir: str | None = None
     checkpoint_path: str | None = None
     keep: int | None = None
+    states: str | None = None  # of a checkpoint, which are loaded: "model,optimizer"
+    log_level: str | None = None
+    compiled: bool = False  # by torch.compile
 
 
 def check(phases: Sequence[Phase], verb: str) -> list[Problem]:
     """Everything that is wrong with a config, before anything is built or written."""
-    problems = config_problems(phases)
-    for phase in phases:
-        init, model = phase.init, phase.init.get("model") or {}
-        problems += model_problems(model, phase.where("init.model"))
-        if verb == "fit":
-            problems += optimizer_problems(init.get("optimizer") or {}, phase.where("init.optimizer"))
-            problems += scheduler_problems(_listed(init.get("schedulers")), phase.where("init.schedulers"))
-        for where, section in _data_sections(phase, verb):
-            problems += data_problems(section, model, where)
-        problems += _sparsity_problems(phase)
-        if verb not in phase.params:
-            fix = f"write `{verb}:` with a {DATALOADERS[verb][0]} below it"
-            problems.append(Problem(phase.where(), f"has no {verb!r} section", fix))
-    return located(problems, phases)
+    return find_problems(phases, verb, OURS)
 
 
 def notes(phases: Sequence[Phase], verb: str) -> list[str]:
-    """Settings that are accepted and change nothing here, one line each."""
-    lines = lines_without_effect(phases)
-    for phase in phases:
-        said = options_without_effect(phase.init["model"], phase.where("init.model"))
-        lines += [f"{where} has no effect here: {why}" for where, why in said]
-        for where, section in _data_sections(phase, verb):
-            lines += data_notes(section, where)
-    return lines
+    """Settings that are accepted and mean nothing here, or not what one might think; one line each."""
+    return find_notes(phases, verb)
 
 
-def run(config: Path, verb: str, overrides: Overrides) -> list[dict[str, Any]]:
-    """Run every trainer of a file. Returns what each found: steps and last metrics."""
+def run(
+    config: Path, verb: str, overrides: Overrides, processes: Processes | None = None
+) -> list[dict[str, Any]]:
+    """Run every trainer of a file. Returns what each found: steps and last metrics.
+
+    A trainer of several that has reached its steps already is passed over, so that the same command
+    continues where an interrupted one was.
+    """
+    processes = processes or Processes()
+    phases = processes.together(lambda: _checked(config, verb))
+    results = []
+    with Interruption() as interruption:
+        for index, phase in enumerate(phases):
+            try:
+                results.append(_run_phase(config, phase, verb, overrides, interruption, processes))
+            except NothingLeftError as error:
+                if index == len(phases) - 1:
+                    raise
+                results.append({"steps": error.step, "masks": [], "skipped": str(error.problems[0].what)})
+    return results
+
+
+def _checked(config: Path, verb: str) -> list[Phase]:
     phases = load_config(config)
     if problems := check(phases, verb):
         raise ProblemError(problems)
-    return [_run_phase(config, phase, verb, overrides) for phase in phases]
+    return phases
 
 
 def device_of(init: Mapping[str, Any], asked: str | None) -> torch.device:
@@ -89,33 +115,76 @@ def device_of(init: Mapping[str, Any], asked: str | None) -> torch.device:
         raise ProblemError(
             [Problem("--target_device GPU", "torch sees no GPU here", "use --target_device CPU")]
         )
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if wants_gpu else torch.device("cpu")
+    if not wants_gpu:
+        return torch.device("cpu")
+    index, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if index >= gpus:
+        what = f"torchrun started process {index} on a machine of {gpus} GPUs, counted from 0"
+        raise ProblemError([Problem("--target_device GPU", what, f"use --nproc_per_node {gpus}")])
+    return torch.device("cuda", index)
 
 
-def _run_phase(config: Path, phase: Phase, verb: str, overrides: Overrides) -> dict[str, Any]:
+def make_callbacks(named: Sequence[tuple[str, Mapping[str, Any]]]) -> "OrderedDict[str, Hooks]":
+    """Those that act in the order of the YAML, then those that measure; a second of a name is NAME_2."""
+    made: OrderedDict[str, Hooks] = OrderedDict()
+    count: Counter[str] = Counter()
+    for table in (OURS, MEASURES):
+        for name, arguments in named:
+            if name in table:
+                count[name] += 1
+                made[name if count[name] == 1 else f"{name}_{count[name]}"] = table[name](**arguments)
+    return made
+
+
+def _run_phase(
+    config: Path,
+    phase: Phase,
+    verb: str,
+    overrides: Overrides,
+    interruption: Interruption,
+    processes: Processes,
+) -> dict[str, Any]:
     init = dict(phase.init)
-    device = device_of(init, overrides.device)
+    device = processes.together(lambda: device_of(init, overrides.device))
     model_dir = overrides.model_dir or init.get("model_dir") or "./model_dir"
     checkpoint, logging = settings(init, "checkpoint") or {}, settings(init, "logging") or {}
     named = with_defaults(init.get("callbacks") or [], DEFAULT_CALLBACKS)
-    callbacks = OrderedDict((name, OURS[name](**given)) for name, given in named if name in OURS)
+    loggers = dict(with_defaults(init.get("loggers") or [], DEFAULT_LOGGERS))
+    callbacks = make_callbacks(named)
     masks = [Path(c.mask_path) for c in callbacks.values() if isinstance(c, SparseMaskCallback)]
     seed = init.get("seed")
     if seed is not None:
         torch.manual_seed(seed)
-    with RunDirectory(
-        model_dir,
-        verb=verb,
-        config=config,
-        params=dict(phase.params),
-        device=str(device),
-        masks=masks,
-        log_level=logging.get("log_level", "INFO"),
-        checkpoint_name=checkpoint["checkpoint_name"],
-    ) as directory:
-        report = RunReport(directory)
+    processes.one_seed()
+
+    def make_directory() -> RunDirectory | NoDirectory:
+        if not processes.first:
+            return NoDirectory(model_dir, checkpoint["checkpoint_name"])
+        return RunDirectory(
+            model_dir,
+            verb=verb,
+            config=config,
+            phase=phase.key,
+            params=dict(phase.params),
+            device=str(device),
+            masks=masks,
+            log_level=overrides.log_level or logging["log_level"],
+            checkpoint_name=checkpoint["checkpoint_name"],
+        )
+
+    with processes.together(make_directory) as directory:
+        report: RunReport | NoReport = NoReport()
+        if isinstance(directory, RunDirectory):
+            report = RunReport(directory, device=device.type, events=loggers.get("TensorBoardLogger"))
         try:
-            model = build_model(init["model"], phase.where("init.model"))
+            with OwnGenerators():
+                model = build_model(init["model"], phase.where("init.model"))
+                for callback in callbacks.values():
+                    callback.change_model(model)
+            processes.shard(model, device)
+            processes.own_random_numbers()
+            if overrides.compiled:
+                compile_model(model, device)
             optimizer, schedulers = None, []
             if verb == "fit":
                 optimizer = make_optimizer(
@@ -123,97 +192,92 @@ def _run_phase(config: Path, phase: Phase, verb: str, overrides: Overrides) -> d
                     model.named_parameters(),
                     learning_rate_groups=model.learning_rate_groups,
                 )
-                schedulers = make_schedulers(_listed(init.get("schedulers")), optimizer)
-            keep = overrides.keep or next((g["n"] for n, g in named if n == "KeepNCheckpoints"), None)
+                schedulers = make_schedulers(listed(init.get("schedulers")), optimizer)
             trainer = Trainer(
                 model=model,
                 optimizer=optimizer,
                 schedulers=schedulers,
                 loop=Loop(**(settings(init, "loop") or {})),
-                precision=_precision(init),
+                precision=precision_of(init),
                 report=report,
-                checkpoints=Checkpoints(
-                    directory,
-                    phase.params,
-                    autoload=checkpoint["autoload_last_checkpoint"],
-                    strict=not checkpoint["disable_strict_checkpoint_loading"],
-                    keep=keep,
-                    states=next(
-                        (
-                            g.get("load_checkpoint_states", "all")
-                            for n, g in named
-                            if n == "LoadCheckpointStates"
-                        ),
-                        "all",
-                    ),
-                ),
+                checkpoints=_checkpoints(directory, phase, named, checkpoint, overrides),
                 device=device,
                 log_steps=logging["log_steps"],
                 checkpoint_steps=checkpoint["steps"],
+                save_initial_checkpoint=checkpoint["save_initial_checkpoint"],
+                eval_metrics=model.options.compute_eval_metrics and "ModelEvalMetrics" in dict(named),
+                asked_to_stop=lambda: interruption.asked,
+                processes=processes,
                 callbacks=callbacks,
             )
-            return _execute(trainer, phase, verb, overrides, seed or 0)
+            with compile_errors() if overrides.compiled else nullcontext():
+                results = _execute(trainer, phase, verb, overrides, seed or 0)
+            if isinstance(directory, RunDirectory):
+                directory.found_under_masks(results["masks"])
+            return results
         finally:
+            for callback in callbacks.values():
+                callback.finalize()
             report.close()
 
 
+def states_named(given: str | None) -> str | list[str] | None:
+    """As ModelZoo reads them: names between commas, or "all"."""
+    return given if given in (None, "all") else given.split(",")
+
+
+def _checkpoints(
+    directory: RunDirectory | NoDirectory,
+    phase: Phase,
+    named: Sequence[tuple[str, Mapping[str, Any]]],
+    written: Mapping[str, Any],
+    overrides: Overrides,
+) -> Checkpoints:
+    given = dict(named)
+    return Checkpoints(
+        directory,
+        phase.params,
+        autoload=written["autoload_last_checkpoint"],
+        strict=not written["disable_strict_checkpoint_loading"],
+        strict_version=written["strict_version"],
+        keep=overrides.keep or given.get("KeepNCheckpoints", {}).get("n"),
+        states=states_named(overrides.states)
+        or given.get("LoadCheckpointStates", {}).get("load_checkpoint_states", "all"),
+        root=written["checkpoint_root"],
+    )
+
+
 def _execute(trainer: Trainer, phase: Phase, verb: str, overrides: Overrides, seed: int) -> dict[str, Any]:
-    stage = phase.params[verb] or {}
+    stage = phase.params[verb]
     data_key, checkpoint_key = DATALOADERS[verb]
-    start = overrides.checkpoint_path or stage.get(checkpoint_key) or ...
+    start = overrides.checkpoint_path or stage.get(checkpoint_key, ...)  # null: none; absent: the last one
+    found: dict[str, float] = {}
     if verb == "fit":
-        train = make_loader(stage[data_key], seed=seed, where=phase.where(f"fit.{data_key}"))
-        validation = _loaders(phase, "fit", "val_dataloader", seed)
-        trainer.fit(train, validation, start)
+        (train,) = _loaders(trainer.processes, phase, verb, data_key, seed)
+        trainer.fit(train, _loaders(trainer.processes, phase, verb, "val_dataloader", seed), start)
+    elif verb == "validate":
+        (loader,) = _loaders(trainer.processes, phase, verb, data_key, seed)
+        found = trainer.validate(loader, start)
     else:
-        loaders = _loaders(phase, verb, data_key, seed)
-        starts = start if isinstance(start, list) else [start]
-        trainer.validate_all(loaders, starts)
+        paths = trainer.checkpoints.matching(start, phase.where(f"{verb}.{checkpoint_key}"))
+        trainer.validate_all(_loaders(trainer.processes, phase, verb, data_key, seed), paths)
     receipts = [c.receipt() for c in trainer.callbacks.values() if isinstance(c, SparseMaskCallback)]
-    return {"steps": trainer.global_step, "masks": receipts}
+    return {"steps": trainer.global_step, "masks": receipts, **({"metrics": found} if found else {})}
 
 
-def _loaders(phase: Phase, stage: str, key: str, seed: int) -> list[Loader]:
-    sections = _listed((phase.params[stage] or {}).get(key)) or []
-    return [make_loader(s, seed=seed, where=phase.where(f"{stage}.{key}")) for s in sections]
+def _loaders(processes: Processes, phase: Phase, stage: str, key: str, seed: int) -> list[Loader]:
+    written = phase.params[stage].get(key)
+    name = f"{stage}.{key}"
+    places = [
+        f"{name}[{i}]" if isinstance(written, list) else name for i in range(len(listed(written) or []))
+    ]
 
+    def make() -> list[Loader]:
+        return [
+            make_loader(
+                section, seed=seed, where=phase.where(place), rank=processes.rank, world=processes.world
+            )
+            for place, section in zip(places, listed(written) or [], strict=True)
+        ]
 
-def _data_sections(phase: Phase, verb: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    stage = phase.params.get(verb) or {}
-    for key in ("train_dataloader", "val_dataloader", "val_dataloaders"):
-        written = stage.get(key)
-        for index, section in enumerate(_listed(written) or []):
-            place = f"{verb}.{key}[{index}]" if isinstance(written, list) else f"{verb}.{key}"
-            yield phase.where(place), section
-
-
-def _listed(value: Any) -> Any:
-    return value if value is None or isinstance(value, list) else [value]
-
-
-def _precision(init: Mapping[str, Any]) -> Precision:
-    written = settings(init, "precision")
-    if written is None:
-        return Precision()
-    names = ("enabled", "max_gradient_norm", "max_gradient_value")
-    return Precision(**{name: written[name] for name in names})
-
-
-def _sparsity_problems(phase: Phase) -> Iterator[Problem]:
-    if phase.init.get("sparsity") is not None:
-        yield Problem(
-            phase.where("init.sparsity"),
-            "the vendor's own sparsity algorithms are not run here",
-            "compute masks with `wafersparse masks` and add the SparseMaskCallback",
-        )
-    written = settings(phase.init, "precision")
-    if (
-        written
-        and written["enabled"]
-        and (written["fp16_type"] == "float16" or written["loss_scaling_factor"] != 1.0)
-    ):
-        yield Problem(
-            phase.where("init.precision"),
-            "float16 and loss scaling are not run here, only bf16 autocast or full precision",
-            "set fp16_type: bfloat16 without loss scaling, or enabled: false",
-        )
+    return processes.together(make)

@@ -129,10 +129,13 @@ class RunDirectory:
         self._receipt["steps"] = steps
         self._receipt["metrics"] |= {name: as_json_number(value) for name, value in metrics.items()}
 
-    def saved(self, checkpoint: Path, step: int) -> None:
-        """A checkpoint is whole on the disk: from here on, a run continues from it."""
+    def saved(self, checkpoint: Path, step: int, model: Mapping[str, Any] | None = None) -> None:
+        """A checkpoint is whole on the disk: from here on, a run continues from it.
+
+        ``model`` is what it holds of the model: its listing is then not read back.
+        """
         self.index.append(checkpoint)
-        self._checkpoints.append({"step": step, "removed": False, **checkpoint_digest(checkpoint)})
+        self._checkpoints.append({"step": step, "removed": False, **checkpoint_digest(checkpoint, model)})
         self._write_receipt()
 
     def remove(self, checkpoint: Path) -> None:
@@ -143,6 +146,10 @@ class RunDirectory:
         for entry in self._checkpoints:
             entry["removed"] = entry["removed"] or entry["path"] == str(checkpoint)
         self._write_receipt()
+
+    def found_under_masks(self, receipts: Sequence[Mapping[str, Any]]) -> None:
+        """Read back from the checkpoint that was saved: what the receipt says at the end."""
+        self._receipt["mask_receipts"] = list(receipts)
 
     def measured(self, stage: str, steps: int, performance: Mapping[str, float]) -> None:
         """Rates of one loop of training or validation, where cszoo's users look for them."""

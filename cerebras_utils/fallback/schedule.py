@@ -1,8 +1,17 @@
-"""How many steps, in which rounds, with which checkpoints: arithmetic on ``trainer.init.loop``."""
+"""How many steps, in which rounds, with which checkpoints: arithmetic on ``trainer.init.loop``.
+
+As ModelZoo counts on a CPU or GPU: a step of ``loop`` and of ``checkpoint.steps`` is one batch, also where
+``grad_accum_steps`` batches make one step of the optimizer. The CS-3 knows no such batches.
+"""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from pruning.problems import Problem, ProblemError
+
+LIMITS = ("num_steps", "max_steps", "num_epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,26 +26,65 @@ class Loop:
     eval_steps: int | None = None
     grad_accum_steps: int = 1
 
-    @classmethod
-    def from_config(cls, section: "dict[str, Any] | None") -> "Loop":
-        return cls(**section) if section else cls(num_epochs=1)
+
+@dataclass
+class Stage:
+    """One round of training, or one pass over validation data: where a run is, and what is to come."""
+
+    name: str  # train, validate_0, validate_1, ...
+    batches: int
+    done: int = 0
+
+    @property
+    def left(self) -> int:
+        return self.batches - self.done
 
 
-def total_steps(loop: Loop, batches_per_epoch: int, done: int) -> int:
-    """Optimizer steps that are left to do. ``max_steps`` counts those of earlier runs, the others do not."""
-    per_epoch = min(loop.steps_per_epoch or batches_per_epoch, batches_per_epoch) // loop.grad_accum_steps
+class NothingLeftError(ProblemError):
+    """A run that has all its steps behind it."""
+
+    def __init__(self, where: str, step: int, max_steps: int) -> None:
+        what = f"nothing is left to do: step {step} is reached, and max_steps is {max_steps}"
+        super().__init__([Problem(where, what, "raise max_steps, or start in another model_dir")])
+        self.step = step
+
+
+def limit_problems(loop: Any, where: str) -> Iterator[Problem]:
+    """A run that trains needs an end. ``loop`` is the section as it is written, null where it is left out."""
+    if isinstance(loop, dict) and all(loop.get(name) is None for name in LIMITS):
+        yield Problem(where, f"has none of {', '.join(LIMITS)}", "write one of them, as `max_steps: 100`")
+
+
+def total_steps(loop: Loop, batches_per_epoch: int, done: int, where: str = "trainer.init.loop") -> int:
+    """Batches that are left to train on. ``max_steps`` counts earlier steps, the others begin anew.
+
+    ``done`` is the global step: steps of the optimizer.
+    """
+    per_epoch = loop.steps_per_epoch or batches_per_epoch
+    shortest = min(per_epoch, batches_per_epoch)
+    problems = []
+    if per_epoch > batches_per_epoch:
+        what = f"is {per_epoch}, and an epoch has {batches_per_epoch} batches"
+        problems.append(Problem(f"{where}.steps_per_epoch", what, "lower it, or leave it out"))
+    if loop.grad_accum_steps > shortest:
+        what = f"is {loop.grad_accum_steps}, more than the {shortest} batches of an epoch"
+        problems.append(Problem(f"{where}.grad_accum_steps", what, "lower it, or give more data"))
+    if problems:
+        raise ProblemError(problems)
     limits = []
     if loop.num_epochs is not None:
-        limits.append(loop.num_epochs * per_epoch)
+        limits.append(loop.num_epochs * (per_epoch // loop.grad_accum_steps))
     if loop.num_steps is not None:
         limits.append(loop.num_steps)
     if loop.max_steps is not None:
+        if loop.max_steps <= done:
+            raise NothingLeftError(where, done, loop.max_steps)
         limits.append(loop.max_steps - done)
-    return max(0, min(limits))
+    return min(limits)
 
 
 def rounds(steps: int, eval_frequency: int | float | None, validates: bool) -> list[int]:
-    """Training steps between validations; one round where there is none. A fraction is of ``steps``."""
+    """Training batches between validations; one round where there is none. A fraction is of ``steps``."""
     if not eval_frequency or not validates:
         return [steps]
     each = (
@@ -46,8 +94,16 @@ def rounds(steps: int, eval_frequency: int | float | None, validates: bool) -> l
     return [each] * whole + ([rest] if rest else [])
 
 
-def is_checkpoint_step(step: int, every: int | None, first: int, last: int) -> bool:
-    """Every so many steps counted from the first, and always after the last; never where it is not asked."""
+def checkpoint_batches(
+    every: int | None, *, steps: int, elapsed: int, batches: int, is_last: bool
+) -> frozenset[int]:
+    """The batches of a round, from 0, after which a checkpoint is saved.
+
+    Every so many from the start of the run, and after its very last; at no time where ``every`` is 0 or null.
+    ``steps`` are those of the whole run, ``elapsed`` the global steps since it began.
+    """
     if not every:
-        return False
-    return step == last or (step - first) % min(every, last - first) == 0
+        return frozenset()
+    every = min(every, steps)
+    found = set(range(every - elapsed % every - 1, batches, every))
+    return frozenset(found | {batches - 1}) if is_last else frozenset(found)

@@ -1,23 +1,27 @@
 """The training loop of ModelZoo's trainer on plain PyTorch: the same steps and hooks in the same order.
 
 What a run needs is handed in; nothing here reads a config. A callback sees the attributes that
-ModelZoo's trainer has: ``model``, ``optimizer``, ``schedulers``, ``callbacks``, ``global_step``.
+ModelZoo's trainer has: ``model``, ``optimizer``, ``schedulers``, ``callbacks``, ``global_step``, and
+``log_metrics``.
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from cerebras_utils.fallback.interruption import InterruptedRunError, how_to_continue
 from cerebras_utils.fallback.metrics import Evaluation
-from cerebras_utils.fallback.schedule import Loop, is_checkpoint_step, rounds, total_steps
+from cerebras_utils.fallback.precision import Precision
+from cerebras_utils.fallback.processes import Processes
+from cerebras_utils.fallback.schedule import Loop, Stage, checkpoint_batches, rounds, total_steps
 from cerebras_utils.hooks import Hooks
-from pruning.problems import fail
 
 Batch = dict[str, torch.Tensor]
 
@@ -32,35 +36,18 @@ class Loader(Protocol):
 class Report(Protocol):
     """Where a run says what happens: a terminal, event files, a log."""
 
-    def scalars(self, values: dict[str, float], step: int) -> None: ...
+    def scalars(self, values: dict[str, float], step: int, scope: str = "") -> None: ...
     def progress(self, step: int, steps: int, loss: float, tokens: int) -> None: ...
+    def line(self, step: int, batch: int | None, values: dict[str, float]) -> None: ...
+    def measured(self, stage: str, batches: int, performance: dict[str, float]) -> None: ...
     def say(self, text: str) -> None: ...
-
-
-@dataclass(kw_only=True)
-class Precision:
-    """``trainer.init.precision``: bf16 autocast or none, and gradient clipping."""
-
-    enabled: bool = False
-    max_gradient_norm: float | None = None
-    max_gradient_value: float | None = None
-
-    def autocast(self, device: torch.device) -> Any:
-        return torch.autocast(device.type, torch.bfloat16) if self.enabled else nullcontext()
-
-    def clip(self, optimizer: torch.optim.Optimizer) -> None:
-        weights = [p for group in optimizer.param_groups for p in group["params"]]
-        if self.max_gradient_norm is not None:
-            nn.utils.clip_grad_norm_(weights, self.max_gradient_norm)
-        elif self.max_gradient_value is not None:
-            nn.utils.clip_grad_value_(weights, self.max_gradient_value)
 
 
 class NotFiniteError(RuntimeError):
     """The loss is NaN or infinite. Nothing was saved after the last good checkpoint."""
 
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"the loss of step {step} is {loss}")
+    def __init__(self, step: int, loss: float, what: str = "loss") -> None:
+        super().__init__(f"the {what} of step {step} is {loss}")
         self.step = step
 
 
@@ -76,85 +63,130 @@ class Trainer:
     device: torch.device
     log_steps: int = 1
     checkpoint_steps: int | None = None
+    save_initial_checkpoint: bool = False
+    eval_metrics: bool = True  # perplexity and accuracy in validation
+    asked_to_stop: Callable[[], bool] = lambda: False
+    processes: Processes = field(default_factory=Processes)
     callbacks: "OrderedDict[str, Hooks]" = field(default_factory=OrderedDict)
     global_step: int = 0
-    _rates: dict[str, float] = field(default_factory=dict)  # that the latest optimizer step used
     train_dataloader: Any = None  # while fitting: its position is part of a checkpoint
+    stage: Stage = field(default_factory=lambda: Stage("train", 0))
+    later: list[Stage] = field(default_factory=list)  # stages that come after this one
+    _logged: dict[str, float] | None = None  # in a batch: what is logged when it is over, if it is logged
+    _logs: bool = True  # this batch is logged
+    _scope: str = ""  # in validation, what its tags begin with
+    _steps: int = 0  # batches of the whole run
+    _first: int = 0  # the global step that it began with
+    _save_at: frozenset[int] = frozenset()  # batches of this round after which a checkpoint is saved
+    _saves_left: int = 0  # in the whole run
 
     def __post_init__(self) -> None:
         self.model.to(self.device)
         for hook in ("pre_setup", "setup", "post_setup"):
-            self.call(hook)
+            self.processes.together(partial(self.call, hook))
+        self._run = self.processes.runner(self.model, self.device, trains=self.optimizer is not None)
 
     def call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks.values():
             getattr(callback, hook)(self, *arguments)
 
+    # Training
+
     def fit(self, train: Loader, validation: Sequence[Loader] = (), ckpt_path: Any = ...) -> None:
+        """``ckpt_path``: a checkpoint, None for none, and ``...`` for the last one of the model directory."""
         with ExitStack() as stack:
             stack.enter_context(self._telling("fit"))
             self.call("on_enter_fit", stack, train, validation, self.loop)
             self.train_dataloader = train
             stack.callback(setattr, self, "train_dataloader", None)
             self.checkpoints.load(self, ckpt_path)
-            steps = total_steps(self.loop, len(train), self.global_step)
-            if steps == 0:
-                raise fail(
-                    "trainer.init.loop",
-                    f"nothing is left to do: step {self.global_step} is reached already",
-                    "raise max_steps, or start in another model_dir",
-                )
+            parts = self._plan(train, validation)
             self.call("on_fit_start", train, validation, self.loop)
-            first, last = self.global_step, self.global_step + steps
-            parts = rounds(steps, self.loop.eval_frequency, bool(validation))
             for index, part in enumerate(parts):
                 if index:
                     train.rewind()  # as ModelZoo on a CPU, which begins every round with the same batches
-                self._train_round(train, self._endless(train), part, index, first, last)
-                if validation and self.loop.eval_frequency:
-                    for loader in validation:
-                        self.validate(loader, ckpt_path=None, scope=f"validate_{validation.index(loader)}")
-                    self.call("run_validation", index, index == len(parts) - 1)
+                self._train_round(train, part, index, index == len(parts) - 1)
+                if self.loop.eval_frequency:
+                    self._validate_all(validation, (None,), index, index == len(parts) - 1)
             self.call("on_fit_end", self.loop)
 
-    def _train_round(
-        self, train: Loader, batches: Iterator[Batch], steps: int, index: int, first: int, last: int
-    ) -> None:
+    def _plan(self, train: Loader, validation: Sequence[Loader]) -> list[int]:
+        self._first = self.global_step
+        steps = self._steps = total_steps(self.loop, len(train), self.global_step)
+        parts = rounds(steps, self.loop.eval_frequency, bool(validation))
+        self.later = []
+        for part in parts:
+            self.later.append(Stage("train", part))
+            if self.loop.eval_frequency:
+                self.later += [Stage(f"validate_{i}", self._eval_steps(v)) for i, v in enumerate(validation)]
+        every = self.checkpoint_steps
+        self._saves_left = math.ceil(steps / min(every, steps)) if every else 0
+        return parts
+
+    def _train_round(self, train: Loader, batches: int, index: int, is_last: bool) -> None:
         with ExitStack() as stack:
             stack.enter_context(self._telling("train"))
+            self._enter(Stage("train", batches))
             self.call("on_enter_train", stack, train, self.loop, index)
+            self._save_at = checkpoint_batches(
+                self.checkpoint_steps,
+                steps=self._steps,
+                elapsed=self.global_step - self._first,
+                batches=batches,
+                is_last=is_last,
+            )
             self.call("on_train_start", self.model, train, self.loop, index)
+            if index == 0 and self.save_initial_checkpoint:
+                self.checkpoints.save(self)
+            self._end_if_asked()
             self.model.train()
-            accumulate = self.loop.grad_accum_steps
-            for batch_index in range(steps * accumulate):
-                batch = {name: value.to(self.device) for name, value in next(batches).items()}
-                self.call("on_train_batch_start", self.model, batch, batch_index)
-                stepping = (batch_index + 1) % accumulate == 0
-                loss = self._training_step(batch, stepping)
+            accumulated = 0.0
+            for batch_index, batch in zip(range(batches), self._endless(train), strict=False):
+                stepping = (batch_index + 1) % self.loop.grad_accum_steps == 0
+                batch = {name: value.to(self.device) for name, value in batch.items()}
+                accumulated += self._train_batch(batch, batch_index, stepping, accumulated)
                 if stepping:
-                    self.global_step += 1
-                    self._log_step(loss, batch, first, last)
-                self.call("on_train_batch_end", self.model, {"loss": loss}, batch, batch_index)
-                if stepping and is_checkpoint_step(self.global_step, self.checkpoint_steps, first, last):
+                    accumulated = 0.0
+                if batch_index in self._save_at:
+                    self._saves_left -= 1
                     self.checkpoints.save(self)
+                if stepping and batch_index + 1 < batches:
+                    self._end_if_asked()
             self.call("on_train_end", self.model, self.loop, index)
 
-    def _training_step(self, batch: Batch, stepping: bool) -> torch.Tensor:
+    def _train_batch(self, batch: Batch, index: int, stepping: bool, accumulated: float) -> float:
+        """The loss of the batch, as its share of the step's."""
+        self._begin_batch(self._is_log_step(self.global_step + stepping))
+        self.call("on_train_batch_start", self.model, batch, index)
+        outputs = self._training_step(batch, stepping)
+        loss = float(outputs["loss"])
+        self.stage.done += 1
+        self.global_step += stepping
+        if stepping:
+            self.log_metrics(loss=accumulated + loss)
+        self.call("on_train_batch_end", self.model, outputs, batch, index)
+        values = self._end_batch()
+        steps = self._first + self._steps // self.loop.grad_accum_steps
+        tokens = batch["input_ids"].numel() * self.processes.world
+        self.report.progress(self.global_step, steps, accumulated + loss, tokens)
+        if stepping and values:
+            self.report.line(self.global_step, None, values)
+        return loss
+
+    def _training_step(self, batch: Batch, stepping: bool) -> dict[str, torch.Tensor]:
         self.call("on_train_step_start", self.model, batch)
-        outputs = self._forward(batch)
-        if self.loop.grad_accum_steps > 1:
-            outputs["loss"] = outputs["loss"] / self.loop.grad_accum_steps
-        self.call("on_before_backward", self.model, outputs)
-        torch.autograd.backward(outputs["loss"])
+        with self._run.accumulating(not stepping):
+            outputs = self._forward(batch, self.loop.grad_accum_steps)
+            self.call("on_before_backward", self.model, outputs)
+            torch.autograd.backward(outputs["loss"])
         self.call("on_after_backward", self.model, outputs)
-        loss: torch.Tensor = outputs["loss"].detach()
-        if not math.isfinite(loss.item()):
-            raise NotFiniteError(self.global_step + 1, loss.item())
+        outputs["loss"] = self.processes.mean(outputs["loss"].detach())
+        if not math.isfinite(outputs["loss"]):
+            raise NotFiniteError(self.global_step + 1, float(outputs["loss"]))
         if self.optimizer is not None and stepping:
-            self._rates = {f"lr/{i}": float(g["lr"]) for i, g in enumerate(self.optimizer.param_groups)}
             self._optimizer_step(self.optimizer)
         self.call("on_train_step_end", self.model, outputs, batch)
-        return loss
+        return outputs
 
     def _optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.call("on_before_optimizer_step", self.model, optimizer)
@@ -169,67 +201,143 @@ class Trainer:
             scheduler.step()
             self.call("on_after_scheduler_step", self.model, optimizer, scheduler)
 
-    def _forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def _forward(self, batch: Batch, parts: int = 1) -> dict[str, torch.Tensor]:
+        """``parts``: of how many batches the loss is the mean."""
         with self.precision.autocast(self.device):
             self.call("on_before_forward", self.model, batch, [batch], {})
-            result = self.model(batch)
-            outputs = {"loss": result.loss, "logits": result.logits}
+            result = self._run(batch)
+            outputs = {"loss": result.loss / parts if parts > 1 else result.loss, "logits": result.logits}
             self.call("on_after_forward", self.model, outputs, batch)
         return outputs
+
+    # Validation
 
     def validate(self, loader: Loader, ckpt_path: Any = ..., scope: str = "validate_0") -> dict[str, float]:
         with ExitStack() as stack:
             stack.enter_context(self._telling("validate"))
+            self._enter(Stage(scope, self._eval_steps(loader)))
+            self._scope = scope
+            stack.callback(setattr, self, "_scope", "")
             self.call("on_enter_validate", stack, loader, self.loop)
-            if ckpt_path is not None:
-                self.checkpoints.load(self, ckpt_path)
+            self.checkpoints.load(self, ckpt_path)
             self.call("on_validate_start", self.model, loader, self.loop)
             self.model.eval()
             loader.restart()
-            evaluation = Evaluation()
-            steps = min(self.loop.eval_steps or len(loader), len(loader))
+            evaluation = Evaluation(metrics=self.eval_metrics)
             with torch.no_grad():
-                for index, batch in zip(range(steps), loader, strict=False):
-                    batch = {name: value.to(self.device) for name, value in batch.items()}
-                    self.call("on_validate_batch_start", self.model, batch, index)
-                    self.call("on_validate_step_start", self.model, batch)
-                    outputs = self._forward(batch)
-                    evaluation.add(outputs["loss"], outputs["logits"], batch)
-                    self.call("on_validate_step_end", self.model, outputs, batch)
-                    self.call("on_validate_batch_end", self.model, outputs, batch, index)
+                for index, batch in zip(range(self.stage.batches), self._endless(loader), strict=False):
+                    self._end_if_asked()
+                    self._validate_batch(
+                        {name: value.to(self.device) for name, value in batch.items()}, index, evaluation
+                    )
+            found = evaluation.results(self.processes.sums)
+            self.log_metrics(**found)
             self.call("on_validate_end", self.model, self.loop)
-        found = evaluation.results()
-        self.report.scalars({f"{scope}/{tag}": value for tag, value in found.items()}, self.global_step)
+        self.report.say(", ".join(f"{scope}/{tag} {value:.5f}" for tag, value in found.items()))
         return found
 
-    def validate_all(self, loaders: Sequence[Loader], ckpt_paths: Sequence[Any] = (...,)) -> None:
+    def _validate_batch(self, batch: Batch, index: int, evaluation: Evaluation) -> None:
+        last = index + 1 == self.stage.batches
+        self._begin_batch(last or (bool(self.log_steps) and (index + 1) % self.log_steps == 0))
+        self.call("on_validate_batch_start", self.model, batch, index)
+        self.call("on_validate_step_start", self.model, batch)
+        outputs = self._forward(batch)
+        outputs["loss"] = self.processes.mean(outputs["loss"])
+        loss = float(outputs["loss"])
+        if not math.isfinite(loss):
+            raise NotFiniteError(self.global_step, loss, f"validation loss in {self._scope}")
+        evaluation.add(outputs["loss"], outputs["logits"], batch)
+        self.stage.done += 1
+        self.log_metrics(val_loss=loss)
+        self.call("on_validate_step_end", self.model, outputs, batch)
+        self.call("on_validate_batch_end", self.model, outputs, batch, index)
+        if values := self._end_batch():
+            self.report.line(self.global_step, index + 1, values)
+
+    def validate_all(self, loaders: Sequence[Loader], ckpt_paths: Sequence[Any] = (None,)) -> None:
+        self._validate_all(loaders, ckpt_paths, None, True)
+
+    def _validate_all(
+        self, loaders: Sequence[Loader], ckpt_paths: Sequence[Any], loop_idx: int | None, is_last: bool
+    ) -> None:
         with ExitStack() as stack:
             self.call("on_enter_validate_all", stack, loaders, self.loop, ckpt_paths)
             for path in ckpt_paths:
                 self.checkpoints.load(self, path)
                 for index, loader in enumerate(loaders):
                     self.validate(loader, ckpt_path=None, scope=f"validate_{index}")
-                self.call("run_validation", None, True)
+                self.call("run_validation", loop_idx, is_last)
 
-    def _log_step(self, loss: torch.Tensor, batch: Batch, first: int, last: int) -> None:
-        done = self.global_step - first
-        value = loss.item() * self.loop.grad_accum_steps
-        self.report.progress(self.global_step, last, value, batch["input_ids"].numel())
-        if self.is_log_step(done, last):
-            self.report.scalars({"loss": value, **self._rates}, self.global_step)
+    def _eval_steps(self, loader: Loader) -> int:
+        return self.loop.eval_steps or len(loader)
 
-    def is_log_step(self, done: int, last: int) -> bool:
-        return bool(self.log_steps) and (done % self.log_steps == 0 or self.global_step == last)
+    # What is logged, and when
+
+    @property
+    def will_log(self) -> bool:
+        """In a batch: what ``log_metrics`` gets is written when it is over."""
+        return self._logs
+
+    def log_metrics(self, **values: float) -> None:
+        """In a batch, for the step that it makes, if that is a logged one; between batches at once."""
+        if self._logged is None:
+            self.report.scalars(values, self.global_step, self._scope)
+        elif self._logs:
+            self._logged |= values
+
+    def _is_log_step(self, step: int) -> bool:
+        done = step - self._first
+        return done >= self._steps or (bool(self.log_steps) and done % self.log_steps == 0)
+
+    def _begin_batch(self, logs: bool) -> None:
+        self._logged, self._logs = {}, logs
+
+    def _end_batch(self) -> dict[str, float]:
+        values, self._logged = self._logged or {}, None
+        if values:
+            self.report.scalars(values, self.global_step, self._scope)
+        return values
+
+    @property
+    def checkpoints_left(self) -> tuple[int, int]:
+        """In this round of training, and in the rounds that come after it."""
+        here = sum(index >= self.stage.done - 1 for index in self._save_at) if not self._scope else 0
+        return here, max(0, self._saves_left - here)
+
+    def _enter(self, stage: Stage) -> None:
+        self.stage = stage
+        if self.later and self.later[0].name == stage.name:
+            del self.later[0]
+
+    # Ends
+
+    def _end_if_asked(self) -> None:
+        """Save what is not saved yet, where the run trains, and end it."""
+        if not self.processes.any(self.asked_to_stop()):
+            return
+        if self.train_dataloader is not None and self.checkpoints.step_on_disk != self.global_step:
+            self.checkpoints.save(self)
+        last = None if self.checkpoints.last is None else str(self.checkpoints.last)
+        if self.train_dataloader is None:
+            raise InterruptedRunError(self.global_step, last, "the same command begins this validation again")
+        advice = how_to_continue(
+            last,
+            found_by_itself=self.checkpoints.autoloads,
+            begins_anew=None if self.loop.max_steps else "num_steps" if self.loop.num_steps else "num_epochs",
+            left=self._first + self._steps // self.loop.grad_accum_steps - self.global_step,
+        )
+        raise InterruptedRunError(self.global_step, last, advice)
 
     def _endless(self, loader: Loader) -> Iterator[Batch]:
         """Epoch after epoch; a loader begins where its state says."""
         while True:
-            yield from loader
+            yield from self.processes.batches(loader)
 
     @contextmanager
     def _telling(self, what: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
+        except (Exception, InterruptedRunError) as error:
+            self._logged = None
             self.call(f"on_{what}_exception", error)
             raise

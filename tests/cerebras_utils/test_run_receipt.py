@@ -134,3 +134,12 @@ def test_the_environment():
     assert found["device"] == "cpu"
     assert re.match(r"3\.\d+", found["python"])
     assert found["tool"].startswith("wafersparse")
+
+
+def test_a_checkpoint_that_was_just_written_need_not_be_listed_again(tmp_path):
+    from cerebras_utils.fallback.mdl_writer import save_mdl
+
+    weight = torch.randn(3, 4).bfloat16()
+    model = {"b.weight": weight, "a.weight": weight, "a.weight_mask": weight > 0, "c": torch.zeros(())}
+    save_mdl(tmp_path / "m.mdl", {"model": model, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}})
+    assert checkpoint_digest(tmp_path / "m.mdl", model) == checkpoint_digest(tmp_path / "m.mdl")

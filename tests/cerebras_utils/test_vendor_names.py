@@ -46,7 +46,7 @@ def test_names_are_compared_without_case():
         ([{}], "not one name"),
         ({"CheckLoss": {}}, "w | is a dict, not a list"),
         (None, "w | is null, not a list"),
-        ([{"Lora": {"lora_params": {}}}], "is not supported here: it changes the model"),
+        ([{"SelectiveGrad": {"selective_grads": {}}}], "is not supported here: it changes the gradients"),
     ],
 )
 def test_mistakes(entries, says):

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cerebras_utils.fallback.optim.base import Group, Optimizer, as_float, trained
+from cerebras_utils.fallback.optim.base import Group, Optimizer, as_float, gradient, trained
 from cerebras_utils.fallback.optim.bites import Tensors, bites
+from cerebras_utils.fallback.shards import local
 
 
 class _Adam(Optimizer):
@@ -70,7 +71,7 @@ class _Adam(Optimizer):
         states = [self.state[parameter] for parameter in parameters]
         names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
         rows = [
-            (parameter, parameter.grad, *(state[name] for name in names))
+            tuple(map(local, (parameter, gradient(parameter), *(state[name] for name in names))))
             for parameter, state in zip(parameters, states, strict=True)
         ]
         sizes = _step_sizes(states, beta1, beta2) if group["correct_bias"] else []

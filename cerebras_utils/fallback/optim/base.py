@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cerebras_utils.fallback.shards import as_shard
 from pruning.problems import Problem, ProblemError, fail
 
 Group = dict[str, Any]
@@ -30,13 +31,28 @@ class Optimizer(torch.optim.Optimizer):
         """Strict: the groups have the sizes of these, every state is there, with its shape."""
         if problems := list(self._misfits(state_dict)):
             raise ProblemError(problems)
-        super().load_state_dict(state_dict)
+        super().load_state_dict({**state_dict, "state": dict(self._shared_out(state_dict))})
         for group in self.param_groups:
             for parameter in group["params"]:
                 for name, own in self.initial_states(group, parameter).items():
                     loaded = self.state[parameter][name]
                     # torch moves every state to its parameter; those of no size stay where they are read
                     self.state[parameter][name] = loaded.to(own.device) if own.dim() == 0 else loaded
+
+    def _shared_out(self, state_dict: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The states by number, those of the shape of a shared parameter shared out as it is."""
+        for here, group in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for parameter, index in zip(here["params"], group["params"], strict=True):
+                if index in state_dict["state"]:
+                    yield (
+                        index,
+                        {
+                            name: as_shard(value, parameter)
+                            if isinstance(value, Tensor) and value.shape == parameter.shape
+                            else value
+                            for name, value in state_dict["state"][index].items()
+                        },
+                    )
 
     def _misfits(self, state_dict: dict[str, Any]) -> Iterator[Problem]:
         where, fix = "the checkpoint's optimizer", "load the model alone, or use a checkpoint of this model"
@@ -61,6 +77,12 @@ class Optimizer(torch.optim.Optimizer):
 def trained(group: Group) -> list[Tensor]:
     """The parameters that the last backward pass reached."""
     return [parameter for parameter in group["params"] if parameter.grad is not None]
+
+
+def gradient(parameter: Tensor) -> Tensor:
+    """Of a parameter that is trained."""
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def as_float(value: Any) -> float:

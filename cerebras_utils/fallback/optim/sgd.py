@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cerebras_utils.fallback.optim.base import Group, Optimizer, as_float, trained
+from cerebras_utils.fallback.optim.base import Group, Optimizer, as_float, gradient, trained
 from cerebras_utils.fallback.optim.bites import Tensors, bites
+from cerebras_utils.fallback.shards import local
 
 
 class SGD(Optimizer):
@@ -52,10 +53,10 @@ class SGD(Optimizer):
 
     def _update(self, group: Group, parameters: list[Tensor]) -> None:
         momentum = group["momentum"]
-        rows = [
-            (parameter, parameter.grad, *([self.state[parameter]["momentum_buffer"]] if momentum else []))
-            for parameter in parameters
-        ]
+        rows = []
+        for parameter in parameters:
+            buffer = [self.state[parameter]["momentum_buffer"]] if momentum else []
+            rows.append(tuple(map(local, (parameter, gradient(parameter), *buffer))))
         for _, (weights, raw, *buffers) in bites(rows, passes=6):
             grads: Tensors = raw
             if group["maximize"]:

@@ -5,6 +5,8 @@ from collections import OrderedDict
 import pytest
 import torch
 
+from tests.cerebras_utils.fallback.tiny_runs import write_data
+
 
 @pytest.fixture
 def full_state():
@@ -64,3 +66,18 @@ def same_tree():
             assert one == other, path
 
     return check
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Data of 40 and 8 samples, 16 tokens each, vocabulary 32; runs are left here.
+
+    On one thread: sums are cut by the number of threads, and this machine's is not the next one's.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    write_data("train", 40)
+    write_data("valid", 8, seed=1)
+    yield tmp_path
+    torch.set_num_threads(before)

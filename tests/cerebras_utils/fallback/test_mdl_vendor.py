@@ -11,7 +11,10 @@ from cerebras_utils.fallback.mdl_writer import save_mdl
 from cerebras_utils.fallback.optim.build import make_optimizer, make_schedulers
 
 cstorch = pytest.importorskip("cerebras.pytorch", reason="cerebras.pytorch is not installed")
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # cstorch reads lazily
+pytestmark = [
+    pytest.mark.cerebras,
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),  # cstorch reads lazily
+]
 
 
 @pytest.fixture(autouse=True)

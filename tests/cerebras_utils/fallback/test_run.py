@@ -1,134 +1,29 @@
 """Whole runs from a YAML, on plain PyTorch: masks held, resumed bit for bit, refused where they must be."""
 
 import json
-import os
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
 
-from cerebras_utils.events_file import read_scalars
 from cerebras_utils.fallback.mdl_reader import load_mdl
 from cerebras_utils.fallback.mdl_writer import save_mdl
-from experiments.cli import main
-from pruning.mask_generator import compute_masks_for_state_dict
 from pruning.mask_ops import save_mask
-
-LAYER = "model.transformer_decoder.layers.0"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums are cut by the number of threads, and this machine's is not the next one's."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """Data of 40 and 8 samples, 16 tokens each, vocabulary 32; runs are left here."""
-    monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    for name, count in (("train", 40), ("valid", 8)):
-        Path(name).mkdir()
-        tokens = rng.integers(0, 32, (count, 17), dtype=np.int32)
-        sample = np.stack([tokens[:, :-1], np.ones((count, 16), np.int32), tokens[:, 1:]], axis=1)
-        with h5py.File(f"{name}/data.h5", "w") as file:
-            file["data"] = sample
-            file.attrs["n_examples"] = count
-    return tmp_path
-
-
-def config(path="c.yaml", *, steps=6, **init):
-    """A tiny gpt2; ``init`` replaces sections of trainer.init."""
-    loader = {"data_processor": "GptHDF5MapDataProcessor", "batch_size": 4, "num_workers": 0}
-    linear = {"initial_learning_rate": 0.0, "end_learning_rate": 0.01, "total_iters": 3}
-    cosine = {"initial_learning_rate": 0.01, "end_learning_rate": 0.001, "total_iters": 10}
-    sections = {
-        "backend": {"backend_type": "CPU"},
-        "model_dir": "run",
-        "seed": 1,
-        "model": {
-            "name": "gpt2",
-            "vocab_size": 32,
-            "max_position_embeddings": 16,
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_heads": 2,
-            "filter_size": 32,
-            "dropout_rate": 0.1,
-        },
-        "optimizer": {"AdamW": {"weight_decay": 0.1, "betas": [0.9, 0.95]}},
-        "schedulers": [{"SequentialLR": {"schedulers": [{"LinearLR": linear}, {"CosineDecayLR": cosine}]}}],
-        "precision": {"enabled": False, "max_gradient_norm": 0.5},
-        "loop": {"max_steps": steps, "eval_frequency": None},
-        "checkpoint": {"steps": 3},
-        "logging": {"log_steps": 1},
-        **init,
-    }
-    fit = {
-        "train_dataloader": {**loader, "data_dir": "train", "shuffle": True, "shuffle_seed": 7},
-        "val_dataloader": {**loader, "data_dir": "valid", "shuffle": False},
-    }
-    validate = {"val_dataloader": dict(fit["val_dataloader"])}
-    Path(path).write_text(yaml.safe_dump({"trainer": {"init": sections, "fit": fit, "validate": validate}}))
-    return path
-
-
-def run(*args):
-    return CliRunner().invoke(main, [str(a) for a in args])
-
-
-def fitted(*args):
-    result = run("fit", *args)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result
-
-
-def scalars(directory="run"):
-    found = {}
-    for file in sorted(Path(directory, "events").iterdir(), key=os.path.getmtime):
-        for tag, points in read_scalars(file).items():
-            found.setdefault(tag, {}).update({step: value for step, value, _ in points})
-    return found
-
-
-def masks_of(checkpoint, sparsity=0.5, path="masks.safetensors"):
-    weights = load_mdl(Path(checkpoint))["model"]
-    masks = compute_masks_for_state_dict(weights, sparsity)
-    save_mask(masks, path)
-    return masks
-
-
-def dense(**init):
-    """A checkpoint after three steps, with optimizer state."""
-    fitted(config(steps=3, **init))
-    return "run/checkpoint_3.mdl"
-
-
-def with_masks(every_step=True):
-    return [{"SparseMaskCallback": {"mask_path": "masks.safetensors", "apply_every_step": every_step}}]
-
-
-def drop_step_counts(state):
-    """cstorch counts the steps of a process there, and computes nothing from them."""
-    del state["_step_count"]
-    for nested in state.get("_schedulers", ()):
-        drop_step_counts(nested)
-
-
-def equal(one, other):
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+from tests.cerebras_utils.fallback.tiny_runs import (
+    LAYER,
+    config,
+    dense,
+    drop_step_counts,
+    equal,
+    fitted,
+    masks_of,
+    refused,
+    run,
+    scalars,
+    with_masks,
+)
 
 
 @pytest.mark.parametrize("every_step", [None, True, False], ids=["dense", "every step", "once"])
@@ -241,13 +136,15 @@ def test_once_prunes_the_start_and_trains_densely(place):
     assert not any(name.endswith("_mask") for name in grown)
 
 
-def test_gradient_accumulation_counts_optimizer_steps(place):
+def test_gradient_accumulation_counts_batches_as_modelzoo_does(place):
     masks_of(dense())
-    loop = {"max_steps": 4, "eval_frequency": None, "grad_accum_steps": 2}
-    fitted(config(loop=loop, callbacks=with_masks()), "-o", "sparse")
+    loop = {"max_steps": 8, "eval_frequency": None, "grad_accum_steps": 2}
+    result = fitted(config(loop=loop, callbacks=with_masks()), "-o", "sparse")
+    assert "8 of them are 4 steps of the optimizer, where a CS-3 makes 8" in result.stderr
+    assert "checkpoint.steps 3 is no multiple of 2: it cuts an accumulation in two" in result.stderr
     tree = load_mdl(Path("sparse/checkpoint_4.mdl"))
     assert tree["global_step"] == 4
-    assert tree["dataloader"]["samples_streamed"] == 4 * 2 * 4
+    assert tree["dataloader"]["samples_streamed"] == 8 * 4
     assert not any(tree["model"][name][~mask].any() for name, mask in masks_in("masks.safetensors"))
 
 
@@ -269,15 +166,6 @@ def test_validation_while_fitting_and_alone(place):
     alone = run("validate", config(loop=loop), "-o", "alone", "--checkpoint_path", "run/checkpoint_6.mdl")
     assert alone.exit_code == 0, alone.output
     assert scalars("alone")["validate_0/loss"][6] == pytest.approx(found["validate_0/loss"][6], abs=1e-7)
-
-
-def refused(*args):
-    result = run("fit", *args)
-    assert result.exit_code == 1, result.output
-    assert isinstance(result.exception, SystemExit), result.exception
-    assert "Traceback" not in result.stderr
-    assert "fix: " in result.stderr
-    return result.stderr
 
 
 def test_all_problems_at_once_and_nothing_is_written(place):

@@ -112,6 +112,7 @@ def test_every_epoch_has_every_sample_once(settings, epochs):
         assert sorted(stream[start : start + samples]) == list(range(samples))
 
 
+@pytest.mark.cerebras
 @pytest.mark.skipif(importlib.util.find_spec("cerebras") is None, reason="cerebras.pytorch is not installed")
 def test_the_order_is_that_of_cerebras_pytorch():
     with warnings.catch_warnings():

@@ -8,6 +8,7 @@ import torch
 from cerebras_utils.fallback.optim.build import make_optimizer, make_schedulers
 
 cstorch = pytest.importorskip("cerebras.pytorch", reason="cerebras.pytorch is not installed")
+pytestmark = pytest.mark.cerebras
 
 BETAS = [0.9, 0.95]
 CASES = {

@@ -1,0 +1,164 @@
+"""What goes wrong in whole runs, with the real command: it is said with a fix, and nothing is lost."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import pytest
+import torch
+import yaml
+
+from cerebras_utils.fallback.checkpoints import check_version
+from cerebras_utils.fallback.mdl_reader import load_mdl
+from cerebras_utils.fallback.mdl_writer import save_mdl
+from pruning.problems import ProblemError
+from tests.cerebras_utils.fallback.tiny_runs import (
+    LAYER,
+    config,
+    dense,
+    fitted,
+    masks_of,
+    refused,
+    run,
+    scalars,
+    write_data,
+)
+
+
+def changed(path, change):
+    params = yaml.safe_load(Path(path).read_text())
+    change(params["trainer"])
+    Path(path).write_text(yaml.safe_dump(params))
+    return path
+
+
+def receipt(directory="run"):
+    return json.loads(Path(directory, "run.json").read_text())
+
+
+def test_a_full_disk_when_a_checkpoint_is_saved(place, tiny_disk):
+    """Its name is not taken, the run is failed, and what to free is said."""
+    said = refused(config(logging={"log_steps": 0}), "-o", tiny_disk)
+    assert "checkpoint_3.mdl" in said
+    assert "No space left on device" in said
+    assert "bytes are needed" in said
+    assert not list(tiny_disk.glob("*.mdl"))
+    assert not list(tiny_disk.glob(".*.part"))
+    assert receipt(tiny_disk)["state"] == "failed"
+
+
+def test_data_that_is_not_there(place):
+    def without(key, value):
+        return changed(config(), lambda t: t["fit"]["train_dataloader"].update({key: value}))
+
+    assert "absent" in refused(without("data_dir", "absent"))
+    Path("empty").mkdir()
+    assert "empty" in refused(without("data_dir", "empty"))
+    write_data("small", 3)
+    said = refused(without("data_dir", "small"))
+    assert "batch_size" in said
+    assert not Path("run").exists()
+
+
+def test_data_of_another_length_or_vocabulary(place):
+    """An id beyond the table never wraps, nor ends in an error of an index."""
+    write_data("train", 40, length=24)
+    said = refused(config())
+    assert "24" in said
+    assert "16" in said
+    write_data("train", 40, vocabulary=64)
+    assert "vocab" in refused(config())
+
+
+def test_a_nan_keeps_the_last_good_checkpoint_and_names_the_step(place, monkeypatch):
+    from cerebras_utils.fallback.trainer import Trainer
+
+    forward = Trainer._forward
+
+    def poisoned(self, batch, parts=1):
+        outputs = forward(self, batch, parts)
+        return {**outputs, "loss": outputs["loss"] * (float("nan") if self.global_step == 4 else 1)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_forward", poisoned)
+        result = run("fit", config())
+    assert result.exit_code == 1
+    assert "the loss of step 5 is nan" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in Path("run").glob("*.mdl")] == ["checkpoint_3.mdl"]
+    assert (receipt()["state"], receipt()["steps"]) == ("failed", 4)
+    assert max(scalars()["loss"]) == 4
+    fitted("c.yaml")
+    assert receipt()["steps"] == 6, "the same command goes on from step 3"
+
+
+def test_a_nan_in_validation_ends_the_run_too(place):
+    start = dense()
+    tree = load_mdl(Path(start))
+    for name in ("model.ln_f.weight", "model.transformer_decoder.norm.weight"):
+        tree["model"][name] = torch.full_like(tree["model"][name], float("inf"))
+    save_mdl(Path("bad.mdl"), tree)
+    result = run("validate", config(), "-o", "alone", "--checkpoint_path", "bad.mdl")
+    assert result.exit_code == 1
+    assert "the validation loss in validate_0 of step 3 is nan" in result.stderr
+
+
+@pytest.mark.parametrize("version", ["2.9.0", "2.11", "2.10.3", "2.9.0+local", "", None])
+def test_a_checkpoint_of_another_release(version):
+    """As in ModelZoo: major and minor count, and a version with a local part is not looked at."""
+    said = []
+    report = SimpleNamespace(say=said.append)
+    tree = {"__metadata__": [{"version": version} if version is not None else {}]}
+    other = version in ("2.9.0", "2.11")
+    with pytest.raises(ProblemError, match=f"ModelZoo {version}") if other else nullcontext():
+        check_version(tree, Path("old.mdl"), report, strict=True)
+    check_version(tree, Path("old.mdl"), report, strict=False)
+    assert len(said) == other
+
+
+def test_one_key_without_model_in_front(place):
+    tree = load_mdl(Path(dense()))
+    name = f"{LAYER}.self_attn.proj_q_dense_layer.weight"
+    model = dict(tree["model"])
+    model[name.removeprefix("model.")] = model.pop(name)
+    save_mdl(Path("foreign.mdl"), {**tree, "model": model})
+    for lenient in (False, True):
+        path = config(checkpoint={"steps": 3, "disable_strict_checkpoint_loading": lenient})
+        said = refused(path, "-o", "other", "--checkpoint_path", "foreign.mdl")
+        assert "do not begin with 'model.'" in said
+        assert f"'{name}'" in said
+    assert not list(Path("other").glob("*.mdl"))
+
+
+def test_arguments_of_our_callbacks_are_checked_before_anything_is_written(place):
+    said = refused(config(callbacks=[{"SparseMaskCallback": {"mask_pth": "m", "apply_every_step": True}}]))
+    assert "is no argument of SparseMaskCallback. Did you mean 'mask_path'?" in said
+    assert "lacks 'mask_path'" in said
+    assert not Path("run").exists()
+
+
+def test_a_callback_in_other_letters_is_the_same_callback(place):
+    """cszoo compares names lower-cased. One that was passed over would train a dense model."""
+    masks = masks_of(dense())
+    fitted(config(callbacks=[{"sparsemaskcallback": {"mask_path": "masks.safetensors"}}]), "-o", "sparse")
+    trained = load_mdl(Path("sparse/checkpoint_6.mdl"))["model"]
+    assert not any(trained[name][~mask].any() for name, mask in masks.items())
+
+
+def test_a_corpus_file_that_was_cut_off(place):
+    data = Path("train/data.h5").read_bytes()
+    Path("train/data.h5").write_bytes(data[: len(data) // 2])
+    assert "data.h5" in refused(config())
+
+
+def test_tokens_are_checked_where_only_some_are_too_large(place):
+    with h5py.File("train/data.h5", "r+") as file:
+        values = file["data"][...]
+        values[37, 0, 3] = 32
+        file["data"][...] = values
+    result = run("fit", config())
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert "32" in result.stderr
