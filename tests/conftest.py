@@ -17,3 +17,10 @@ def tiny_disk(tmp_path):
         pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
     yield place
     subprocess.run(["umount", "--lazy", place], check=True)  # a test that failed may hold a file open
+
+
+@pytest.fixture(autouse=True)
+def _plain_pytorch_unless_cszoo_is_meant(request, monkeypatch):
+    """``fit`` and ``validate`` take cszoo where ModelZoo is importable; tests are to mean one backend."""
+    if request.node.get_closest_marker("cszoo") is None:
+        monkeypatch.setattr("cerebras_utils.register.modelzoo_is_here", lambda: False)

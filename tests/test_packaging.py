@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -62,15 +63,53 @@ def test_the_pins_resolve(tmp_path):
     }
 
 
-def test_an_editable_install_is_a_plain_path():
-    """The vendor's worker-image helper reads .pth files; it does not run import finders."""
+def installed_editable():
+    """The directory of an editable install of this project in this environment, or a skip."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
         files = distribution("wafersparse").files or []
     except PackageNotFoundError:
         pytest.skip("wafersparse is not installed, only on the path")
-    paths = [file.locate().read_text().strip() for file in files if file.suffix == ".pth"]
+    paths = [Path(file.locate().read_text().strip()) for file in files if file.suffix == ".pth"]
     if not paths:
         pytest.skip("wafersparse is installed, but not editable")
-    assert [Path(path) for path in paths] == [ROOT]
+    return paths
+
+
+def test_an_editable_install_is_a_plain_path():
+    """The vendor's worker-image helper reads .pth files; it does not run import finders."""
+    assert installed_editable() == [ROOT]
+
+
+@pytest.mark.cerebras
+def test_the_vendors_worker_image_helper_finds_an_editable_install():
+    """It raises, and ends the run on the CS-3, where the path of an editable package is not found."""
+    helper = pytest.importorskip("cerebras.appliance.utils.pip", reason="cerebras-appliance is not installed")
+    installed_editable()
+    (package,) = [entry for entry in helper.pip_list(editable=True) if entry["name"] == "wafersparse"]
+    assert helper.get_package_path(package["editable_project_location"]) == str(ROOT)
+    assert not [line for line in helper.pip_freeze(exclude_editable=True) if "wafersparse" in line]
+
+
+def built(kind, directory, monkeypatch):
+    backend = pytest.importorskip("hatchling.build", reason="hatchling is not installed")
+    monkeypatch.chdir(ROOT)
+    build = backend.build_wheel if kind == "wheel" else backend.build_editable
+    return zipfile.ZipFile(directory / build(str(directory)))
+
+
+def test_a_wheel_holds_the_three_packages_whole_and_nothing_else(tmp_path, monkeypatch):
+    with built("wheel", tmp_path, monkeypatch) as wheel:
+        names = [name for name in wheel.namelist() if ".dist-info/" not in name]
+    folders = ("pruning", "cerebras_utils", "experiments")
+    assert {name.split("/")[0] for name in names} == set(folders)
+    modules = {str(p.relative_to(ROOT)) for folder in folders for p in (ROOT / folder).rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == modules
+
+
+def test_an_editable_wheel_is_one_line_with_this_directory(tmp_path, monkeypatch):
+    with built("editable", tmp_path, monkeypatch) as wheel:
+        (line,) = [name for name in wheel.namelist() if ".dist-info/" not in name]
+        assert line.endswith(".pth")
+        assert wheel.read(line).decode().strip() == str(ROOT)

@@ -10,9 +10,16 @@ from pruning.problems import ProblemError
 VERBS = {  # name: (module, what it does)
     "masks": ("experiments.cli.masks", "Compute masks for a checkpoint, one file per sparsity."),
     "inspect": ("experiments.cli.inspect", "Show a checkpoint or a mask file, or compare two mask files."),
+    "compare": ("experiments.cli.compare", "Compare runs: a table, what is wrong with it first."),
+    "merge": ("experiments.cli.merge", "Merge LoRA into its weights; HuggingFace and back."),
+    "config": ("experiments.cli.config", "Write masks, and LoRA, into a cszoo YAML."),
     "data": ("experiments.cli.data", "Make a set to train on from text that every machine has."),
-    "fit": ("experiments.cli.fit", "Train as a cszoo YAML says, on plain PyTorch."),
-    "validate": ("experiments.cli.validate", "Validate as a cszoo YAML says, on plain PyTorch."),
+    "doctor": ("experiments.cli.doctor", "Check a cszoo YAML and what it names, before it queues."),
+    "trace": ("experiments.cli.trace", "Check what the CS-3 compiler would be told, without a CS-3."),
+    "fit": ("experiments.cli.fit", "Train as a cszoo YAML says, on cszoo or plain PyTorch."),
+    "validate": ("experiments.cli.validate", "Validate as a cszoo YAML says, on cszoo or plain PyTorch."),
+    "install-hook": ("experiments.cli.install_hook", "Let this Python's stock cszoo know the callbacks."),
+    "uninstall-hook": ("experiments.cli.uninstall_hook", "Take that back again."),
 }
 
 

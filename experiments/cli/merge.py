@@ -16,7 +16,7 @@ from pruning.problems import fail
     epilog="Examples:\n\n"
     "\b\n"
     "  wafersparse merge runs/lora/checkpoint_100.mdl --out merged.safetensors\n"
-    "  wafersparse merge runs/lora/checkpoint_100.mdl --base base.mdl --masks m.safetensors --out merged.mdl\n"
+    "  wafersparse merge runs/lora/checkpoint_100.mdl --base base.mdl --masks m.npz --out merged.mdl\n"
     "  wafersparse merge runs/lora/checkpoint_100.mdl --adapter --out adapter\n"
     "  wafersparse merge runs/sparse/checkpoint_100.mdl --to-hf --out hf_model\n"
     "  wafersparse merge hf_model --from-hf --out model.mdl",

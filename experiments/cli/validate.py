@@ -2,4 +2,4 @@
 
 from experiments.cli.fit import make_command
 
-command = make_command("validate", "Validate as CONFIG says: a cszoo YAML, on a CPU or GPU.")
+command = make_command("validate", "Validate as CONFIG says: a cszoo YAML, on cszoo or on plain PyTorch.")
