@@ -40,6 +40,7 @@ class Settings:
     torch_weights: int
     vendor_python: Path
     seed: int
+    only: str | None = None  # a part, instead of all
 
     def __post_init__(self) -> None:
         if self.runs < 1 or not 0 < self.small < self.gigabytes:

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from experiments.cli import main as wafersparse
 
 HERE = Path(__file__).parent
-MODULES = ("measure", "cases", "rows", "contestants", "big_checkpoint", "bench")
+MODULES = ("measure", "cases", "rows", "contestants", "big_checkpoint", "saving", "training", "bench")
 GENEROUS = ("--runs", "2", "--gigabytes", "0.004", "--small", "0.002", "--torch-weights", "20000")
 SECONDS_PER_BYTE = {"cat": 1e-9, "masks": 4e-9}
 
@@ -61,6 +61,7 @@ def bench(tools, monkeypatch, tmp_path, capsys):
         return measure.Run(1 + file.stat().st_size * SECONDS_PER_BYTE[kind], 1.0, 300_000_000, 0, out)
 
     monkeypatch.setattr(tools["cases"], "run", run)
+    monkeypatch.setattr(tools["training"], "measure", lambda settings: trained(tools, settings.runs))
 
     def call(*options):
         out = tmp_path / "report.md"
@@ -82,6 +83,20 @@ def bench(tools, monkeypatch, tmp_path, capsys):
     return call
 
 
+def trained(tools, runs=1, without=()):
+    """Steps of 100 ms, 102 with masks, 200 in ModelZoo; ours run on both versions of torch."""
+    seconds = {"dense": 0.1, "masked": 0.102, "cszoo": 0.2, "vendor": 0.11}
+    steps = {name: [[value] * 3] * runs for name, value in seconds.items() if name not in without}
+    versions = {name: {"torch": "2.0" if name in ("cszoo", "vendor") else "3.0"} for name in steps}
+    saves = {"mdl synced": [0.4], "torch synced": [0.2], "mdl cached": [0.2], "torch cached": [0.2]}
+    return tools["training"].Training(
+        steps=steps,
+        missing={name: "cerebras" for name in without},
+        versions=versions,
+        saves={"bytes": {"mdl": 1_000_000}, "seconds": {name: took * runs for name, took in saves.items()}},
+    )
+
+
 def cells(report):
     """The rows of all tables, by what they are about."""
     lines = [line[2:-2].split(" | ") for line in report.splitlines() if line.startswith("| ")]
@@ -100,6 +115,7 @@ def test_report_is_complete_and_leaves_no_masks(bench, monkeypatch, tmp_path):
         *("`cat`, bf16", "`cat`, fp32", "2 reads", "global_unstructured`, bf16", "kthvalue` and"),
         *("uniform 50 % masks, bf16", "random scores", "2:4 masks", "10 levels at once", "plain write"),
         *("h5py reads", "HDF5 with LZ4", "upper bound of its start", ".mdl"),
+        *("training step of the fallback, torch", "ModelZoo's own", "projections masked", "torch.save"),
     ):
         assert any(word in what for what in table), word
     for what, (measured, ratio, _, verdict) in table.items():
@@ -111,7 +127,7 @@ def test_report_is_complete_and_leaves_no_masks(bench, monkeypatch, tmp_path):
         assert verdict in ("–", "met", "met, aim too", "met, aim not", "**not met**"), what
     for row in results["rows"]:
         assert all(map(math.isfinite, [*(row["measured"] or ()), *(row["ratio"] or ())]))
-    assert "vendor: not installed" in report
+    assert "vendor: torch 2.0" in report  # of the steps; of the masks it is not installed
     assert "0 of " in report
     assert str(tmp_path) not in report
     assert not [*(tmp_path / "work").glob("masks-*")]
@@ -183,3 +199,96 @@ def test_checkpoints_are_kept_if_they_are_whole(tools, tmp_path):
     file.write_bytes(whole[:-1])
     assert write(file, 1e-4, "bf16", 0)
     assert file.read_bytes() == whole
+
+
+def test_training_rows(tools):
+    rows = {
+        row.what: row for table in tools["training"].sections(trained(tools, 2)).values() for row in table
+    }
+    found = {what: (row.ratio and row.ratio.median, row.verdict) for what, row in rows.items()}
+    names = tools["training"].NAMES
+    assert found[names["masked"]] == (pytest.approx(1.02), "met")
+    assert found[f"{names['dense']}, torch 3.0"] == (pytest.approx(0.5), "met")
+    assert found[f"{names['vendor']}, 2.0"] == (pytest.approx(0.55), "–")
+    assert found["a .mdl checkpoint of the same, and on the disk"] == (pytest.approx(2.0), "**not met**")
+    assert found["a .mdl checkpoint of the same, not synced, either of them"] == (pytest.approx(1.0), "met")
+    assert rows[f"{names['dense']}, torch 3.0"].measured.values == (100.0, 100.0)
+
+
+def test_without_modelzoo_there_is_no_verdict_on_it(tools):
+    found = trained(tools, without=("cszoo", "vendor"))
+    *_, last = tools["training"].step_rows(found)
+    assert (last.why, last.verdict) == ("not installed: cerebras", "not measured")
+    assert tools["bench"].facts(None, found)["vendor"] == "not installed"
+
+
+def test_one_part_alone_has_a_report_of_its_own(bench, tmp_path):
+    _, report, results, _ = bench("--only", "training")
+    assert [line for line in report.splitlines() if line.startswith("## ")] == [
+        "## Training steps",
+        "## Writing checkpoints",
+    ]
+    assert "--only training" in report
+    assert "s/GB" not in report
+    assert results["training"]["steps"]["masked"][0] == [0.102] * 3
+
+
+CONTESTANT = """
+import json, sys
+name, log = sys.argv[1:]
+print(json.dumps({"versions": {"torch": name}}), flush=True)
+for number, line in enumerate(sys.stdin):
+    if name == "weak" and number == 30:
+        sys.exit("out of breath")
+    with open(log, "a") as file:
+        file.write(name[0])
+    print(number, flush=True)
+"""
+MISSING = 'print(\'{"missing": "cerebras"}\')'
+
+
+@pytest.fixture
+def turns(tools, tmp_path):
+    """``turns(*names)``: what was found, and the initials in the order of their steps."""
+
+    def call(*names):
+        argv = {name: [sys.executable, "-c", CONTESTANT, name, str(tmp_path / "log")] for name in names}
+        argv["absent"] = [sys.executable, "-c", MISSING]
+        found = tools["training"].Training()
+        tools["training"].take_turns(argv, 1, found)
+        return found, (tmp_path / "log").read_text()
+
+    return call
+
+
+def test_contestants_take_turns(turns, tools):
+    found, order = turns("one", "two")
+    steps = tools["training"].STEPS
+    assert order == "ot" * 2 * steps  # the warm-up and one repetition
+    assert found.steps == {name: [list(range(steps, 2 * steps))] for name in ("one", "two")}
+    assert found.missing == {"absent": "cerebras"}
+
+
+def test_a_contestant_that_fails_ends_it_with_what_it_said(turns):
+    with pytest.raises(SystemExit, match=r"weak: exit code 1(.|\n)*out of breath"):
+        turns("one", "weak")
+
+
+@pytest.mark.slow
+def test_real_steps_and_checkpoints(tools, monkeypatch, tmp_path):
+    monkeypatch.setattr(tools["training"], "STEPS", 1)
+    settings = tools["cases"].Settings(
+        work=tmp_path / "work",
+        runs=1,
+        gigabytes=2,
+        small=1,
+        torch_weights=1,
+        vendor_python=Path(sys.executable),
+        seed=0,
+    )
+    found = tools["training"].measure(settings)
+    assert {"dense", "masked"} <= set(found.steps)
+    assert set(found.steps) | set(found.missing) == {"dense", "masked", "cszoo"}
+    assert all(0 < seconds < 60 for runs in found.steps.values() for run in runs for seconds in run)
+    assert all(row.measured for row in tools["training"].saving_rows(found.saves))
+    assert not list(settings.work.iterdir())

@@ -237,6 +237,7 @@ def test_a_damaged_chunk_names_the_tensor(mdl, refused):
         refused("model.w", path, "model.w", "HDF5 cannot read it", call=source.array)
 
 
+@pytest.mark.cerebras
 @pytest.mark.skipif(importlib.util.find_spec("cerebras") is None, reason="cerebras.pytorch is not installed")
 def test_what_the_vendor_writes_now(tmp_path, same):
     import cerebras.pytorch as cstorch
