@@ -33,6 +33,8 @@ MODEL = {
     "num_heads": 2,
     "filter_size": 32,
     "dropout_rate": 0.0,
+    "attention_dropout_rate": 0.0,
+    "embedding_dropout_rate": 0.0,
 }
 PARAMS = {"r": 4, "alpha": 32, "target_modules": ["TransformerDecoderLayer", "Linear"]}
 CALLBACKS = {
