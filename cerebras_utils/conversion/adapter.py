@@ -14,7 +14,7 @@ from torch import Tensor
 from cerebras_utils.conversion.factors import Factors
 from cerebras_utils.conversion.huggingface import Linear, names_of
 from cerebras_utils.conversion.layout import halves_from_pairs
-from cerebras_utils.conversion.merged import tensor_of
+from cerebras_utils.conversion.tensors import tensor_of
 from cerebras_utils.fallback.models.options import Options
 from pruning.checkpoint.source import TensorSource
 from pruning.problems import Problem, ProblemError

@@ -1,21 +1,27 @@
-"""LoRA in a checkpoint: which weights have factors, and by how much their product counts.
+"""LoRA in a checkpoint: which weights have factors, and what was done with their product in training.
 
-The shapes say the rank. ``alpha`` is in no tensor: it is read from the config that cszoo and this project
-keep in a ``.mdl``, or it is given.
+The shapes say the rank. What else there is to know is in no tensor: runs of this project leave a mark with
+it, for ModelZoo's own ``Lora`` it is in the config that a ``.mdl`` carries, elsewhere it has to be given.
 """
 
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cerebras_utils.fallback.mdl_tree import unflatten
+from cerebras_utils.lora_callbacks import MARK
+from cerebras_utils.lora_settings import LORA, SPARSE_LORA
 from pruning.checkpoint.mdl_file import open_state
 from pruning.checkpoint.source import TensorInfo
+from pruning.lora.merge import FactorNames, find_factors, sides
 from pruning.problems import Problem, ProblemError, fail
 
-A, B = ".lora_A", ".lora_B"
+FACTORS = (".lora_A", ".lora_B")
+_TRAINED = {"sparse_to_dense": "dense", "sparse_to_sparse": "masked", "multiplicative": "multiplicative"}
 
 
 @dataclass(frozen=True)
@@ -25,45 +31,50 @@ class Factors:
     b: str  # (out, r)
     rank: int
     scaling: float
-    transposed: bool  # of an embedding: its weight is (rows, width), the product (width, rows)
+    trained: str  # of pruning.lora.merge.TRAINED
+    embedding: bool | None  # None: the shapes tell
 
 
 @dataclass(frozen=True)
 class Recorded:
     """What a checkpoint says about the LoRA that trained it."""
 
-    alphas: tuple[float, ...]
-    masked: bool  # SparseLora: the run applied the masks to the update itself
+    params: Mapping[str, Any] = field(default_factory=dict)  # the config: {"trainer": ...}
+    marks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by layer
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        return tuple(float(group.get("alpha", 1)) for group in self._groups(LORA))
+
+    @property
+    def sparse(self) -> bool:
+        return bool(self._groups(SPARSE_LORA))
+
+    def _groups(self, name: str) -> list[Mapping[str, Any]]:
+        init = (self.params.get("trainer") or {}).get("init") or {}
+        entries = [entry for entry in init.get("callbacks") or [] if isinstance(entry, Mapping)]
+        for key, given in (pair for entry in entries for pair in entry.items()):
+            if str(key).lower() == name.lower():
+                written = (given or {}).get("lora_params") or {}
+                return list(written) if isinstance(written, list) else [written]
+        return []
 
 
-def recorded(params: Mapping[str, Any] | None) -> Recorded:
-    """From the config in a checkpoint; nothing where there is none."""
-    init = ((params or {}).get("trainer") or {}).get("init") or {}
-    entries = [
-        (str(name), given or {}) for entry in init.get("callbacks") or [] for name, given in entry.items()
-    ]
-    found = [(name, given) for name, given in entries if name.lower() in ("lora", "sparselora")]
-    alphas = []
-    for _, given in found:
-        written = given.get("lora_params") or {}
-        for one in written if isinstance(written, list) else [written]:
-            alphas.append(float(one.get("alpha", 1)))
-    return Recorded(tuple(alphas), any(name.lower() == "sparselora" for name, _ in found))
-
-
-def params_in(path: Path) -> Mapping[str, Any] | None:
-    """The config that a ``.mdl`` was written with: ``{"trainer": ...}``. No tensor is read."""
+def recorded(path: Path) -> Recorded:
+    """Of a ``.mdl``. No tensor is read."""
     with open_state(path, str(path)) as source:
         leaves: dict[str, Any] = {**dict.fromkeys(source.objects()), **source.scalars()}
         leaves.update(dict.fromkeys(source.infos))
         tree = unflatten(str(path), source.spec(), leaves)
-    metadata = tree.get("__metadata__") if isinstance(tree, dict) else None
+    if not isinstance(tree, dict):
+        return Recorded()
+    metadata, marks = tree.get("__metadata__"), tree.get(MARK)
     first = metadata[0] if isinstance(metadata, list) and metadata else None
     params = first.get("params") if isinstance(first, dict) else None
-    return params if isinstance(params, dict) else None
+    return Recorded(params if isinstance(params, dict) else {}, marks if isinstance(marks, dict) else {})
 
 
-def find_factors(
+def factors_in(
     infos: Mapping[str, TensorInfo],
     where: str,
     *,
@@ -71,23 +82,17 @@ def find_factors(
     alphas: Sequence[tuple[str, float]] = (),
     base: Mapping[str, TensorInfo] | None = None,
 ) -> dict[str, Factors]:
-    """Every weight with factors. ``alphas`` are (glob, value), the first that matches counts; ``base`` holds
-    the weights where this file has the factors alone.
+    """By weight; empty where there are none. ``alphas`` are (glob, value), the first that matches counts;
+    ``base`` has the weights where this file has the factors alone.
     """
+    if not any(name.endswith(FACTORS) for name in infos):
+        return {}
+    known = {**(base or {}), **infos}
     problems: list[Problem] = []
     found = {}
-    stems = {name.removesuffix(end) for name in infos for end in (A, B) if name.endswith(end)}
-    for stem in sorted(stems):
-        weight = f"{stem}.weight"
-        owner = infos.get(weight) or (base or {}).get(weight)
-        pair = infos.get(stem + A), infos.get(stem + B)
-        if owner is None or None in pair:
-            lacking = [n for n in (weight, stem + A, stem + B) if n not in infos and n not in (base or {})]
-            fix = "use a whole checkpoint of the LoRA run, and its base" if owner is None else "use another"
-            problems.append(Problem(f"{where}: {stem}", f"lacks {', '.join(lacking)}", fix))
-            continue
+    for layer, names in find_factors(known, where).items():
         try:
-            found[weight] = _pair(stem, owner, pair[0], pair[1], where, said, alphas)  # type: ignore[arg-type]
+            found[names.weight] = _factors(layer, names, known, where, said, alphas)
         except ProblemError as error:
             problems += error.problems
     for pattern, _ in alphas:
@@ -95,31 +100,38 @@ def find_factors(
             what = "matches no weight that has factors"
             problems.append(Problem(f"--alpha {pattern}", what, "mend the pattern, or leave it out"))
     if problems:
-        raise ProblemError(_merged(problems))
+        raise ProblemError(_each_once(problems))
     return found
 
 
-def _pair(
-    stem: str,
-    weight: TensorInfo,
-    a: TensorInfo,
-    b: TensorInfo,
+def _factors(
+    layer: str,
+    names: FactorNames,
+    known: Mapping[str, TensorInfo],
     where: str,
     said: Recorded,
     alphas: Sequence[tuple[str, float]],
 ) -> Factors:
-    shapes = f"{weight.shape}, with lora_A {a.shape} and lora_B {b.shape}"
-    fits = len(weight.shape) == len(a.shape) == len(b.shape) == 2 and a.shape[0] == b.shape[1]
-    product = (b.shape[0], a.shape[1]) if fits else ()
-    embedding = "embed" in stem.rsplit(".", 1)[-1] and product == weight.shape[::-1]
-    if not fits or not (embedding or product == weight.shape):
-        raise fail(f"{where}: {weight.name}", f"is {shapes}", "use the base that the factors were trained on")
-    alpha = next((value for glob, value in alphas if fnmatch.fnmatchcase(weight.name, glob)), None)
-    if alpha is None:
-        alpha = _alpha(where, said)
-    if alpha == 0:
+    shape, a, b = (known[name].shape for name in names)
+    embedding = True if "embed" in layer.rsplit(".", 1)[-1] else None
+    on_meta = [torch.empty(size, device="meta") for size in (a, b)]
+    sides(shape, on_meta[0], on_meta[1], f"{where}: {names.weight}", embedding=embedding)
+    mark = said.marks.get(layer, {})
+    given = next((value for glob, value in alphas if fnmatch.fnmatchcase(names.weight, glob)), None)
+    if mark:
+        if given is not None and given != mark["alpha"]:
+            what = f"is {given:g}, and the run had {mark['alpha']:g}"
+            raise fail("--alpha", what, "leave it out: the checkpoint knows it")
+        scaling = float(mark["scaling"])
+    elif said.sparse:
+        what = f"lacks the mark {MARK!r} that a run with {SPARSE_LORA} leaves"
+        raise fail(where, what, "use the checkpoint as the run wrote it")
+    else:
+        scaling = (_alpha(where, said) if given is None else given) / a[0]
+    if scaling == 0:
         raise fail(f"{where}: alpha", "is 0, so the factors count for nothing", "give the alpha of the run")
-    return Factors(weight.name, a.name, b.name, a.shape[0], alpha / a.shape[0], embedding)
+    trained = _TRAINED[str(mark.get("mode", "sparse_to_dense"))]
+    return Factors(*names, a[0], scaling, trained, embedding)
 
 
 def _alpha(where: str, said: Recorded) -> float:
@@ -132,6 +144,6 @@ def _alpha(where: str, said: Recorded) -> float:
     raise fail(f"{where}: alpha", what, "say which is whose: --alpha '*.proj_q_dense_layer.weight=32' ...")
 
 
-def _merged(problems: list[Problem]) -> Iterator[Problem]:
-    """Each once: a missing alpha is missing for every layer."""
+def _each_once(problems: list[Problem]) -> Iterator[Problem]:
+    """An alpha that is not recorded is missing for every layer."""
     yield from dict.fromkeys(problems)

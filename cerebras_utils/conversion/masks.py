@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cerebras_utils.conversion.layout import RearrangedSource, Rule
-from cerebras_utils.conversion.merged import TORCH_DTYPES
+from cerebras_utils.conversion.tensors import TORCH_DTYPES
 from pruning.checkpoint.source import ITEMSIZE, Bytes, TensorInfo, TensorSource
 from pruning.masks.bits import pack, unpack
 from pruning.masks.collection import resolve_names

@@ -14,19 +14,19 @@ from typing import Any
 import yaml
 
 from cerebras_utils.conversion.adapter import adapter
-from cerebras_utils.conversion.factors import Factors, find_factors, params_in, recorded
+from cerebras_utils.conversion.factors import Factors, Recorded, factors_in, recorded
 from cerebras_utils.conversion.huggingface import from_huggingface, to_huggingface
 from cerebras_utils.conversion.layout import RearrangedSource, Rule
 from cerebras_utils.conversion.masks import FileMasks, Masks, StoredMasks, refuse_other_base, write_rearranged
-from cerebras_utils.conversion.merged import MergedSource, Piece
+from cerebras_utils.conversion.merged import MergedSource
 from cerebras_utils.conversion.models import Model, of_huggingface, of_modelzoo
 from cerebras_utils.conversion.request import Request
-from cerebras_utils.conversion.tally import Tally
 from cerebras_utils.conversion.writing import check_written, write
 from pruning.atomic import Part
 from pruning.checkpoint.memory import MemorySource
 from pruning.checkpoint.open import open_checkpoint
 from pruning.checkpoint.source import TensorSource
+from pruning.lora.merge import MergeCost, report
 from pruning.masks.receipt import this_tool
 from pruning.problems import fail
 
@@ -41,7 +41,6 @@ class Inputs:
     weights: TensorSource  # the checkpoint itself, or the base where it holds the factors alone
     factors: Mapping[str, Factors]
     masks: Masks
-    masked_in_run: bool
     model: Model | None  # where names are translated
 
 
@@ -62,43 +61,49 @@ def _open(request: Request, stack: ExitStack) -> Inputs:
     checkpoint = stack.enter_context(open_checkpoint(request.checkpoint))
     base = None if request.base is None else stack.enter_context(open_checkpoint(request.base))
     where = str(request.checkpoint)
-    params = params_in(request.checkpoint) if checkpoint.kind == "mdl" else None
-    said = recorded(params)
+    said = recorded(request.checkpoint) if checkpoint.kind == "mdl" else Recorded()
     beside = {} if base is None else base.infos
-    factors = find_factors(checkpoint.infos, where, said=said, alphas=request.alphas, base=beside)
+    factors = factors_in(checkpoint.infos, where, said=said, alphas=request.alphas, base=beside)
     if not factors and request.layout in ("same", "adapter"):
         what = "holds no LoRA factors (lora_A, lora_B): there is nothing to merge, or it was merged already"
         raise fail(where, what, "name the checkpoint of a LoRA run")
-    if said.masked and (not request.keep or request.layout == "adapter"):
-        what = "was trained with SparseLora, which masks the update: without the mask it is another function"
+    gated = [name for name, pair in factors.items() if pair.trained != "dense"]
+    if gated and (not request.keep or request.layout == "adapter"):
+        what = (
+            f"the update of {gated[0]} was masked while it was trained: without that it is another function"
+        )
         raise fail(where, what, "merge it with --keep-sparsity")
     whole = base is None or all(name in checkpoint.infos for name in factors)
     weights = checkpoint if whole or base is None else base
     masks = FileMasks(request.masks, weights.infos) if request.masks else StoredMasks(weights)
+    unmasked = [name for name in gated if factors[name].trained == "masked" and name not in masks.names]
+    if unmasked:
+        what = f"the update of {unmasked[0]} was masked while it was trained, and its mask is not here"
+        raise fail(where, what, "give the masks of the run: --masks FILE")
     if base is not None and whole:
         refuse_other_base(checkpoint, base, factors, masks)
     model = None
     if request.layout == "from_hf":
         model = of_huggingface(request.checkpoint, request.config)
     elif request.layout != "same":
-        model = of_modelzoo(request.checkpoint, request.config, params)
-    return Inputs(checkpoint, weights, factors, masks, said.masked, model)
+        model = of_modelzoo(request.checkpoint, request.config, said.params)
+    return Inputs(checkpoint, weights, factors, masks, model)
 
 
 def _write_weights(request: Request, inputs: Inputs, progress: Progress) -> dict[str, Any]:
-    tally = Tally(request.keep)
+    costs: dict[str, MergeCost] = {}
 
-    def told(name: str, piece: Piece) -> None:
-        tally(name, piece)
-        if piece.hidden and inputs.factors and inputs.weights is inputs.checkpoint:
-            what = f"{piece.hidden:,} trained weights, at least, are not zero under the mask"
+    def told(name: str, cost: MergeCost, hidden: int) -> None:
+        costs[name] = costs.get(name, MergeCost()) + cost
+        if hidden and inputs.factors and inputs.weights is inputs.checkpoint:
+            what = f"{hidden:,} trained weights, at least, are not zero under the mask"
             raise fail(f"{request.masks}: {name}", what, "give the masks of the run")
 
     merged = MergedSource(
         inputs.weights,
         inputs.checkpoint,
         inputs.factors,
-        mask=inputs.masks.read,
+        masks=inputs.masks,
         keep=request.keep,
         told=told,
     )
@@ -115,7 +120,7 @@ def _write_weights(request: Request, inputs: Inputs, progress: Progress) -> dict
         if request.layout == "from_hf":
             config = yaml.safe_dump({"model": dict(inputs.model.section)}, sort_keys=False)
         _write_text(files["config"], config)
-    return {**tally.receipt(), "zeros": sum(zeros.values()), "read_back": "equal"}
+    return {**report(dict(sorted(costs.items()))), "zeros": sum(zeros.values()), "read_back": "equal"}
 
 
 def _rules(request: Request, inputs: Inputs, merged: TensorSource) -> Mapping[str, Rule] | None:
@@ -144,12 +149,14 @@ def _planned(request: Request, inputs: Inputs) -> dict[str, Any]:
         "tool": this_tool(),
         "layout": request.layout,
         "mode": "keep_sparsity" if request.keep else "dense",
-        "masked_in_run": inputs.masked_in_run,
         "checkpoint": {"path": str(request.checkpoint), "fingerprint": inputs.checkpoint.fingerprint()},
         "base": None if request.base is None else str(request.base),
         "masks": None if request.masks is None else str(request.masks),
         "masked_weights": len(inputs.masks.names),
-        "factors": {n: {"rank": pair.rank, "scaling": pair.scaling} for n, pair in inputs.factors.items()},
+        "factors": {
+            name: {"rank": pair.rank, "scaling": pair.scaling, "trained": pair.trained}
+            for name, pair in inputs.factors.items()
+        },
         "files": {kind: str(path) for kind, path in files.items()},
     }
 

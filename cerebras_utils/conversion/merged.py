@@ -1,36 +1,29 @@
 """``MergedSource``: a base and its LoRA factors read as one checkpoint, row by row.
 
-The update is computed in the rows that are asked for, in float32 (float64 for a float64 base), and rounded
-once to the dtype of the base. No product of a whole layer is ever held.
+The update is computed in the rows that are asked for (``pruning.lora.merge``), and rounded once to the dtype
+of the base. No product of a whole layer is ever held.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cerebras_utils.conversion.factors import A, B, Factors
+from cerebras_utils.conversion.factors import FACTORS, Factors
+from cerebras_utils.conversion.masks import Masks
+from cerebras_utils.conversion.tensors import TORCH_DTYPES, tensor_of
 from pruning.checkpoint.source import ITEMSIZE, Bytes, TensorInfo, TensorSource, listing_digest
+from pruning.lora.merge import MergeCost, merge_rows, sides
 
-TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-Mask = Callable[[str, int, int], Tensor | None]  # of a weight, flat elements [start, stop): True = keep
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What became of some elements of one weight."""
-
-    before: Tensor  # as the base has them, under the mask where there is one
-    after: Tensor
-    update: Tensor  # unmasked
-    mask: Tensor | None
-    hidden: int  # weights of the base that were not zero under the mask
+Told = Callable[[str, MergeCost, int], None]  # a weight, what became of a piece of it, and what was hidden
 
 
 class MergedSource(TensorSource):
-    """The tensors of the base. ``told`` hears of every piece of a merged weight that is read."""
+    """The tensors of the base, zero under the masks, with the update in them.
+
+    ``told`` hears of every piece of a masked or merged weight that is read, and how many values of it
+    were not zero under the mask. A tensor is read once, in whole rows where it has factors (``quantum``).
+    """
 
     kind = "merged"
 
@@ -40,21 +33,21 @@ class MergedSource(TensorSource):
         adapter: TensorSource,
         factors: Mapping[str, Factors],
         *,
-        mask: Mask,
+        masks: Masks,
         keep: bool,
-        told: Callable[[str, Piece], None],
+        told: Told,
     ) -> None:
-        infos = {n: i for n, i in base.infos.items() if not n.endswith((A, B, "_mask"))}
+        infos = {n: i for n, i in base.infos.items() if not n.endswith((*FACTORS, "_mask"))}
         super().__init__(base.where, {n: TensorInfo(n, i.shape, i.dtype) for n, i in infos.items()})
         self._base, self._adapter, self._factors = base, adapter, dict(factors)
-        self._mask, self._keep, self._told = mask, keep, told
-        self._latest: tuple[str, Tensor, Tensor] | None = None  # the factors of the last weight that was read
+        self._masks, self._keep, self._told = masks, keep, told
+        self._latest: tuple[str, Tensor, Tensor] | None = None  # the sides of the weight that was read last
 
     def read(self, name: str, start: int, out: Bytes) -> None:
         self._base.read(name, start, out)
         itemsize = ITEMSIZE[self.infos[name].dtype]
         stop = start + len(out) // itemsize
-        mask = self._mask(name, start, stop)
+        mask = self._masks.read(name, start, stop)
         if name not in self._factors and mask is None:
             return
         values = torch.from_numpy(out).view(TORCH_DTYPES[self.infos[name].dtype])
@@ -62,43 +55,52 @@ class MergedSource(TensorSource):
         if mask is not None:
             hidden = int(torch.count_nonzero((values != 0) & ~mask))
             values.masked_fill_(~mask, 0)
-        before = values.clone()
-        update = torch.zeros(len(values))
         if name in self._factors:
-            update = self._update(name, start, stop)
-            kept = update
-            if self._keep:
-                kept = update * (before != 0 if mask is None else mask)
-            values.copy_(before.to(update.dtype) + kept)
-        self._told(name, Piece(before, values, update, mask, hidden))
+            merged, cost = self._merge(name, start, values, mask)
+            values.copy_(merged.view(-1))
+        else:
+            zeros = values.numel() - int(torch.count_nonzero(values))
+            cost = MergeCost(numel=values.numel(), zeros_before=zeros, zeros_after=zeros)
+        self._told(name, cost, hidden)
 
-    def _update(self, name: str, start: int, stop: int) -> Tensor:
+    def _merge(self, name: str, start: int, values: Tensor, mask: Tensor | None) -> tuple[Tensor, MergeCost]:
         width = self.infos[name].shape[1]
-        first, last = start // width, -(-stop // width)
-        a, b = self._both(name)
-        rows = (a[:, first:last].T @ b.T) if self._factors[name].transposed else (b[first:last] @ a)
-        flat = (rows * self._factors[name].scaling).reshape(-1)
-        return flat[start - first * width : stop - first * width]
+        assert start % width == 0 == len(values) % width, "whole rows"
+        rows = values.view(-1, width)
+        left, right = self._sides(name)
+        first = start // width
+        pair = self._factors[name]
+        if mask is None and self._keep:
+            mask = values != 0  # the zeros of the base itself
+        return merge_rows(
+            rows,
+            left[first : first + len(rows)],
+            right,
+            scaling=pair.scaling,
+            trained=pair.trained,
+            mask=None if mask is None else mask.view(-1, width),
+            keep_sparsity=self._keep,
+            where=f"{self.where}: {name}",
+        )
 
-    def _both(self, name: str) -> tuple[Tensor, Tensor]:
+    def _sides(self, name: str) -> tuple[Tensor, Tensor]:
         if self._latest is None or self._latest[0] != name:
             pair = self._factors[name]
             wide = torch.float64 if self.infos[name].dtype == "F64" else torch.float32
             a, b = (tensor_of(self._adapter, n).to(wide) for n in (pair.a, pair.b))
-            self._latest = (name, a, b)
+            left, right = sides(self.infos[name].shape, a, b, self.where, embedding=pair.embedding)
+            self._latest = (name, left, right)
         return self._latest[1:]
 
     def quantum(self, name: str) -> int:
         """Whole rows: a row of the product is computed once."""
-        rows = self.infos[name].shape[1] if name in self._factors else 1
-        return max(rows, self._base.quantum(name))
+        quantum = self._base.quantum(name)
+        if name not in self._factors:
+            return quantum
+        width = self.infos[name].shape[1]
+        return width * max(1, quantum // width)
 
     def fingerprint(self) -> str:
         digest = listing_digest(self.infos)
         digest.update((self._base.fingerprint() + self._adapter.fingerprint()).encode())
         return digest.hexdigest()
-
-
-def tensor_of(source: TensorSource, name: str) -> Tensor:
-    info = source.infos[name]
-    return torch.from_numpy(source.array(name)).view(TORCH_DTYPES[info.dtype]).reshape(info.shape)

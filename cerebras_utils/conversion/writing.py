@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cerebras_utils.conversion.merged import TORCH_DTYPES
+from cerebras_utils.conversion.tensors import TORCH_DTYPES
 from cerebras_utils.fallback.mdl_writer import Streamed, save_mdl
 from pruning.atomic import Part, refusal
 from pruning.checkpoint.source import FLOATS, ITEMSIZE, Bytes, TensorSource

@@ -80,18 +80,14 @@ def _size(checkpoint: Path) -> int:
 
 def _text(receipt: dict[str, Any], dry: bool) -> str:
     lines = []
-    if layers := receipt.get("layers"):
+    if layers := receipt.get("per_layer"):
         rows = [(name, *_row(layer)) for name, layer in layers.items()]
-        rows.append(("all of these", *_row(receipt["total"])))
+        rows.append(("all of these", *_row(receipt["global"])))
         head = ("weight", "before", "after", "resurrected", "newly dead", "dropped", "largest dropped")
         lines.append(table(head, rows, right=range(1, 7)))
-        if receipt["masked_in_run"]:
+        if receipt["global"]["dropped_share"]:
             lines.append(
-                "The run masked its update too: what is dropped here never was part of the function."
-            )
-        elif receipt["total"]["dropped_share"]:
-            lines.append(
-                "Dropped: the share of the update's norm that falls on zeros; the function changed by it."
+                "dropped: the share of the update's norm that the masks cut off; the function changed"
             )
     elif receipt["factors"]:
         lines.append(
@@ -109,5 +105,5 @@ def _row(layer: dict[str, Any]) -> tuple[str, ...]:
         f"{layer['resurrected']:,}",
         f"{layer['newly_dead']:,}",
         percent(layer["dropped_share"], 1),
-        f"{layer['dropped_max']:.3g}",
+        f"{layer['max_dropped']:.3g}",
     )

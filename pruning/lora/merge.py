@@ -41,9 +41,17 @@ class MergeCost:
         return self.zeros_after / self.numel if self.numel else 0.0
 
     @property
+    def update_norm(self) -> float:
+        return math.sqrt(self.update_square)
+
+    @property
+    def dropped_norm(self) -> float:
+        return math.sqrt(self.dropped_square)
+
+    @property
     def dropped_share(self) -> float:
         """‖dropped‖ / ‖Δ‖: 0 where the merged weight computes what was trained."""
-        return math.sqrt(self.dropped_square / self.update_square) if self.update_square else 0.0
+        return self.dropped_norm / self.update_norm if self.update_square else 0.0
 
     def __add__(self, other: "MergeCost") -> "MergeCost":
         largest = {
@@ -58,7 +66,7 @@ class MergeCost:
 
     def as_dict(self) -> dict[str, Any]:
         names = ("numel", "sparsity_before", "sparsity_after", "resurrected", "newly_dead")
-        costs = ("max_update", "max_dropped", "dropped_share")
+        costs = ("max_update", "max_dropped", "update_norm", "dropped_norm", "dropped_share")
         return {name: getattr(self, name) for name in (*names, *costs)}
 
 
@@ -91,7 +99,7 @@ def merge_rows(
     if trained == "dense" and keep_sparsity and mask is not None:
         merged = torch.where(mask, merged, torch.zeros((), dtype=merged.dtype))
         dropped = update.masked_fill(mask, 0)
-    broken = int((~merged.isfinite()).sum()) + int((~weight.isfinite()).sum())
+    broken = _count(~merged.isfinite()) + _count(~weight.isfinite())
     if broken:
         raise fail(
             where, f"{broken:,} values are NaN or infinite", "merge a checkpoint from before the loss broke"
@@ -101,10 +109,10 @@ def merge_rows(
     kept = ~dead if mask is None else mask
     return merged, MergeCost(
         numel=weight.numel(),
-        zeros_before=int(dead.sum()),
-        zeros_after=int(gone.sum()),
-        resurrected=int((~gone & ~kept).sum()),
-        newly_dead=int((gone & ~dead & kept).sum()),
+        zeros_before=_count(dead),
+        zeros_after=_count(gone),
+        resurrected=_count(~gone & ~kept),
+        newly_dead=_count(gone & ~dead & kept),
         max_update=_largest(update),
         max_dropped=_largest(dropped),
         update_square=_square(update),
@@ -167,9 +175,13 @@ def report(costs: Mapping[str, MergeCost]) -> dict[str, Any]:
     return {"global": total.as_dict(), "per_layer": {name: cost.as_dict() for name, cost in costs.items()}}
 
 
+def _count(true: Tensor) -> int:
+    return int(torch.count_nonzero(true))  # many times as fast as a sum of bools
+
+
 def _largest(tensor: Tensor) -> float:
-    return float(tensor.abs().max()) if tensor.numel() else 0.0
+    return float(torch.linalg.vector_norm(tensor, float("inf"))) if tensor.numel() else 0.0
 
 
 def _square(tensor: Tensor) -> float:
-    return float(tensor.double().square().sum())
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2

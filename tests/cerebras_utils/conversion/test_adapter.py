@@ -43,5 +43,5 @@ def _yaml(kind: str) -> str:
 
 def test_a_masked_update_is_no_adapter(tmp_path: Path) -> None:
     lora_run(tmp_path / "run.mdl", callback="SparseLora")
-    with pytest.raises(ProblemError, match="masks the update"):
+    with pytest.raises(ProblemError, match="was masked while it was trained"):
         run(Request(checkpoint=tmp_path / "run.mdl", out=tmp_path / "adapter", layout="adapter"))

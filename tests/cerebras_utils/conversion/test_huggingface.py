@@ -60,7 +60,7 @@ def test_masks_are_translated_like_their_weights(kind: str, tmp_path: Path) -> N
     for name, mask in moved.items():
         assert torch.equal(theirs[name] != 0, mask), name
     assert sum(int(mask.sum()) for mask in moved.values()) == sum(int(m.sum()) for m in masks.values())
-    assert receipt["total"]["resurrected"] == 0
+    assert receipt["global"]["resurrected"] == 0
     back = Request(
         checkpoint=tmp_path / "hf",
         out=tmp_path / "back.safetensors",

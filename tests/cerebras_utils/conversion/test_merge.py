@@ -29,6 +29,7 @@ def lora_run(
     kind: str = "gpt2",
     masks: State | None = None,
     callback: str = "Lora",
+    mode: str = "sparse_to_sparse",
     dtype: torch.dtype = torch.float32,
 ) -> State:
     """A checkpoint as a LoRA run leaves it: frozen weights, zero under the masks, and trained factors."""
@@ -41,7 +42,11 @@ def lora_run(
         state[name.replace(".weight", ".lora_A")] = torch.randn(RANK, into).to(dtype)
         state[name.replace(".weight", ".lora_B")] = torch.randn(out, RANK).to(dtype)
     params = {"trainer": {"init": {"model": SECTIONS[kind], "callbacks": [_entry(callback)]}}}
-    save_mdl(path, {"model": state, "__metadata__": [{"params": params}]})
+    tree = {"model": state, "__metadata__": [{"params": params}]}
+    if callback == "SparseLora":
+        mark = {"r": RANK, "alpha": ALPHA, "scaling": ALPHA / RANK, "mode": mode}
+        tree["lora_factors"] = {name.removesuffix(".weight"): mark for name in weights_of(state)}
+    save_mdl(path, tree)
     return state
 
 
@@ -81,7 +86,7 @@ def test_dense_merge_adds_the_update_and_drops_the_factors(suffix: str, tmp_path
     for name, tensor in found.items():
         expected = state[name] + update(state, name) if name in weights_of(state) else state[name]
         assert torch.allclose(tensor, expected, atol=1e-6, rtol=0), name
-    assert receipt["total"]["dropped_norm"] == 0
+    assert receipt["global"]["dropped_norm"] == 0
     assert json.loads((tmp_path / "merged.merge.json").read_text()) == receipt
 
 
@@ -97,12 +102,12 @@ def test_zeros_stay_zero_and_the_cost_is_told(tmp_path: Path) -> None:
         whole = update(state, name)
         assert torch.allclose(found[name], state[name] + whole * mask, atol=1e-6, rtol=0)
         assert not found[name][~mask].any()
-        told = receipt["layers"][name]
+        told = receipt["per_layer"][name]
         assert told["dropped_norm"] == pytest.approx(float((whole * ~mask).norm()), rel=1e-5)
         assert told["update_norm"] == pytest.approx(float(whole.norm()), rel=1e-5)
-        assert told["dropped_max"] == pytest.approx(float((whole * ~mask).abs().max()), rel=1e-5)
+        assert told["max_dropped"] == pytest.approx(float((whole * ~mask).abs().max()), rel=1e-5)
         assert told["sparsity_after"] == pytest.approx(1 - float(mask.float().mean()))
-    assert (receipt["total"]["resurrected"], receipt["total"]["newly_dead"]) == (0, 0)
+    assert (receipt["global"]["resurrected"], receipt["global"]["newly_dead"]) == (0, 0)
 
 
 def test_masks_beside_the_weights_and_zeros_of_the_base_do_as_well_as_a_file(tmp_path: Path) -> None:
@@ -131,7 +136,9 @@ def test_a_masked_update_is_the_same_function_after_the_merge(tmp_path: Path) ->
         out=tmp_path / "merged.safetensors",
         masks=tmp_path / "masks.safetensors",
     )
-    assert run(request)["masked_in_run"] is True
+    receipt = run(request)
+    assert {pair["trained"] for pair in receipt["factors"].values()} == {"masked"}
+    assert receipt["global"]["dropped_norm"] == 0
     before, after = built(SECTIONS["gpt2"]), built(SECTIONS["gpt2"])
     before.load_state_dict(
         {
@@ -186,7 +193,7 @@ def test_any_shape_rank_and_mask_keeps_its_zeros(
     delta = state["model.layer.lora_B"] @ state["model.layer.lora_A"] * (ALPHA / rank)
     assert torch.allclose(found, state["model.layer.weight"] + delta * mask, atol=1e-5)
     assert not found[~mask].any()
-    assert receipt["total"]["resurrected"] == 0
+    assert receipt["global"]["resurrected"] == 0
 
 
 # What must not be merged
@@ -228,7 +235,7 @@ def test_factors_alone_take_their_weights_from_the_base(tmp_path: Path) -> None:
     tree = read_checkpoint(tmp_path / "run.mdl")
     save_mdl(tmp_path / "base.mdl", {"model": {n: t for n, t in state.items() if ".lora_" not in n}})
     save_mdl(tmp_path / "factors.mdl", {**tree, "model": {n: t for n, t in state.items() if ".lora_" in n}})
-    with pytest.raises(ProblemError, match="lacks"):
+    with pytest.raises(ProblemError, match="is missing"):
         run(Request(checkpoint=tmp_path / "factors.mdl", out=tmp_path / "a.safetensors"))
     for source, base in (("run", None), ("factors", tmp_path / "base.mdl")):
         run(Request(checkpoint=tmp_path / f"{source}.mdl", base=base, out=tmp_path / f"{source}.safetensors"))
@@ -250,7 +257,7 @@ def test_factors_missing_for_a_layer(tmp_path: Path) -> None:
     gone = next(name for name in tree["model"] if name.endswith(".lora_B"))
     del tree["model"][gone]
     save_mdl(tmp_path / "torn.mdl", tree)
-    with pytest.raises(ProblemError, match=f"lacks {gone}"):
+    with pytest.raises(ProblemError, match=rf"{gone}\n.*is missing"):
         run(Request(checkpoint=tmp_path / "torn.mdl", out=tmp_path / "out.mdl"))
 
 
@@ -276,6 +283,32 @@ def test_masks_of_another_model(tmp_path: Path) -> None:
                 checkpoint=tmp_path / "run.mdl", masks=tmp_path / "m.safetensors", out=tmp_path / "out.mdl"
             )
         )
+
+
+def test_a_multiplicative_update_is_merged_as_it_was_trained(tmp_path: Path) -> None:
+    state = lora_run(tmp_path / "run.mdl", callback="SparseLora", mode="multiplicative")
+    run(Request(checkpoint=tmp_path / "run.mdl", out=tmp_path / "merged.safetensors"))
+    found = merged(tmp_path / "merged.safetensors")
+    for name in weights_of(state):
+        expected = state[name] * (1 + update(state, name))
+        assert torch.allclose(found[name], expected, atol=1e-5, rtol=1e-5), name
+
+
+def test_a_masked_update_needs_its_masks(tmp_path: Path) -> None:
+    lora_run(tmp_path / "run.mdl", callback="SparseLora")
+    with pytest.raises(ProblemError, match="give the masks of the run"):
+        run(Request(checkpoint=tmp_path / "run.mdl", out=tmp_path / "out.mdl"))
+
+
+def test_a_mark_that_is_gone_or_contradicted(tmp_path: Path) -> None:
+    lora_run(tmp_path / "run.mdl", callback="SparseLora")
+    with pytest.raises(ProblemError, match="the run had 6"):
+        run(Request(checkpoint=tmp_path / "run.mdl", out=tmp_path / "out.mdl", alphas=[("*", 3.0)]))
+    tree = read_checkpoint(tmp_path / "run.mdl")
+    del tree["lora_factors"]
+    save_mdl(tmp_path / "bare.mdl", tree)
+    with pytest.raises(ProblemError, match="lacks the mark"):
+        run(Request(checkpoint=tmp_path / "bare.mdl", out=tmp_path / "out.mdl"))
 
 
 def test_a_dense_merge_of_a_masked_update(tmp_path: Path) -> None:

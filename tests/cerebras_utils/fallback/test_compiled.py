@@ -93,7 +93,7 @@ def test_a_compiled_run_is_the_run(tmp_path):
     }
     losses, trees = [], []
     for directory, more in (("plain", ()), ("compiled", ("--compile",))):
-        command = [sys.executable, "-m", "experiments", "fit", "c.yaml", "-o", directory, *more]
+        command = [sys.executable, "-m", "experiments", "fit", "c.yaml", "--backend", "torch", "-o", directory, *more]
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=540
         )

@@ -145,7 +145,8 @@ def write_configs(case, place, **changed):
 
 
 def run_ours(verb, case, out, *options):
-    asked = [verb, directory(case, "ours.yaml"), "--target_device", "CPU", "-o", directory(case, out)]
+    asked = [verb, directory(case, "ours.yaml"), "--backend", "torch", "--target_device", "CPU"]
+    asked += ["-o", directory(case, out)]
     done = CliRunner().invoke(main, list(map(str, [*asked, *options])))
     assert done.exit_code == 0, (case, done.output, done.exception)
 

@@ -59,7 +59,7 @@ def comparable(path):
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_continue(place):
     path = config(steps=100_000, checkpoint={"steps": 99_999})
-    running = process("fit", path)
+    running = process("fit", "--backend", "torch", path)
     wait_for_step("run", 3)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
@@ -204,7 +204,7 @@ def test_kill_9_while_a_checkpoint_is_written(place):
         "mdl_writer._write = write\n"
         "from experiments.cli import main; main()"
     )
-    killed = process("fit", config(), code=dying)
+    killed = process("fit", "--backend", "torch", config(), code=dying)
     killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL
     names = {path.name for path in Path("run").glob("*.mdl")}

@@ -64,8 +64,9 @@ def config(path="c.yaml", *, steps=6, **init):
     return path
 
 
-def run(*args):
-    return CliRunner().invoke(main, [str(a) for a in args])
+def run(verb, *args):
+    """On plain PyTorch, also where ModelZoo is importable."""
+    return CliRunner().invoke(main, [verb, "--backend", "torch", *map(str, args)])
 
 
 def fitted(*args):
