@@ -100,7 +100,7 @@ CALLBACKS = _table(
     # These two take the arguments of a data loader besides.
     VendorName("BigCodeEvalHarness", Effect.REFUSED, None, "its results would be missing", ("bigcode_args",)),
     VendorName("EleutherEvalHarness", Effect.REFUSED, None, "its results would be missing", ("eeh_args",)),
-    VendorName("Lora", Effect.WORKS, None),  # a class of ours, which says what it takes
+    _works("Lora", "lora_params", required=("lora_params",)),
     _refused("NaNChecker", "it ends the run early, and checks the kernels of a CS-3", "num_steps"),
     _refused(
         "SaveCheckpointState",
