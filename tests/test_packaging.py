@@ -106,6 +106,9 @@ def test_a_wheel_holds_the_three_packages_whole_and_nothing_else(tmp_path, monke
     assert {name.split("/")[0] for name in names} == set(folders)
     modules = {str(p.relative_to(ROOT)) for folder in folders for p in (ROOT / folder).rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
+    assets = {str(p.relative_to(ROOT)) for p in (ROOT / "experiments/report/assets").iterdir()}
+    assert assets
+    assert assets <= set(names)
 
 
 def test_an_editable_wheel_is_one_line_with_this_directory(tmp_path, monkeypatch):

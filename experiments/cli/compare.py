@@ -1,11 +1,17 @@
 """``wafersparse compare``: a table of runs, what is wrong with it first."""
 
+import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pruning.problems import fail
+
+if TYPE_CHECKING:
+    from pruning.atomic import Part
 
 
 @click.command(
@@ -14,6 +20,7 @@ from pruning.problems import fail
     "\b\n"
     "  wafersparse compare runs\n"
     "  wafersparse compare runs/dense runs/sparse --metric perplexity --md\n"
+    "  wafersparse compare runs --html report.html\n"
     "  wafersparse compare runs --diff runs/dense runs/sparse",
 )
 @click.argument("dirs", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -27,6 +34,13 @@ from pruning.problems import fail
 @click.option("--md", "form", flag_value="md", help="... as Markdown.")
 @click.option("--latex", "form", flag_value="latex", help="... as a LaTeX tabular.")
 @click.option("--json", "form", flag_value="json", help="... as JSON, with warnings and tests.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Also a page that needs no network."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the page that --html names, if there is one.")
+@click.option(
+    "--overlap", is_flag=True, help="What the masks of each two have in common, however much to read."
+)
 @click.option("--diff", nargs=2, type=click.Path(path_type=Path), help="Only what differs in two configs.")
 @click.option("--no-cache", is_flag=True, help="Read every file again.")
 def command(
@@ -34,6 +48,9 @@ def command(
     by: tuple[str, ...],
     names: tuple[str, ...],
     form: str | None,
+    html: Path | None,
+    overwrite: bool,
+    overlap: bool,
     diff: tuple[Path, Path] | None,
     no_cache: bool,
 ) -> None:
@@ -42,21 +59,42 @@ def command(
     One row per configuration; runs that differ in the seed alone are one row, with the mean and
     its 95 % interval. Failed and unfinished runs are rows too. Warnings come first.
     """
+    if diff is not None:
+        _only_the_diff(form, html, overlap, names, by)
+        _show_diff(diff)
+        return
+    if overwrite and html is None:
+        raise click.UsageError("--overwrite has no effect without --html")
+    if overlap and html is None and form not in (None, "json"):
+        raise click.UsageError(f"--overlap has no place in --{form}; use --json, --html, or neither")
+    with ExitStack() as stack:
+        page = None if html is None else stack.enter_context(_page(html, overwrite))
+        _compare(dirs, by, names, form, page, overlap, no_cache)
+    if html is not None:
+        from experiments.progress import size
+
+        click.echo(f"wrote {html} ({size(html.stat().st_size)})", err=True)
+
+
+def _compare(
+    dirs: tuple[Path, ...],
+    by: tuple[str, ...],
+    names: tuple[str, ...],
+    form: str | None,
+    page: "Part | None",
+    overlap: bool,
+    no_cache: bool,
+) -> None:
     import tempfile
 
     from experiments.compare import table as tables
     from experiments.compare.findings import warnings_of
     from experiments.compare.groups import grouped
     from experiments.compare.metrics import DEFAULT, metric_of
-    from experiments.compare.settings import config_diff
+    from experiments.compare.overlap import FREE, as_json, as_text, mask_overlaps
     from experiments.runs.cache import read_runs
     from experiments.runs.find import run_directories
 
-    if diff is not None:
-        one, other = read_runs(run_directories(diff))
-        for key, (left, right) in config_diff(one, other).items():
-            click.echo(f"{key}: {left!r} → {right!r}")
-        return
     paths = run_directories(dirs)
     with tempfile.TemporaryDirectory() as empty:
         runs = read_runs(paths, cache=Path(empty) if no_cache else None)
@@ -66,16 +104,58 @@ def command(
     if by and len({frozenset(group.settings) for group in groups}) == 1 and not groups[0].settings:
         raise fail(f"--group-by {' '.join(by)}", "is a key of none of these runs", "name keys of the config")
     rows, warned = tables.rows_of(groups, metrics), warnings_of(groups)
+    overlaps = mask_overlaps(groups, most=None if overlap else FREE) if overlap or page is not None else None
+    if page is not None:
+        from datetime import UTC, datetime
+
+        from experiments.report.page import page as report
+        from experiments.report.study import Study
+
+        assert overlaps is not None
+        page.write(report(Study(rows, metrics, warned, overlaps), [str(d) for d in dirs], datetime.now(UTC)))
     for warning in warned:
         click.echo(f"warning: {warning.kind}: {warning.text}", err=True)
     if form == "json":
-        click.echo(tables.as_json(rows, warned, metrics))
+        found = tables.as_json(rows, warned)
+        if overlap:
+            assert overlaps is not None
+            found["overlap"] = as_json(overlaps)
+        click.echo(json.dumps(found, indent=1))
     elif form is not None:
         write = {"csv": tables.as_csv, "md": tables.as_markdown, "latex": tables.as_latex}[form]
         click.echo(write(rows, metrics), nl=False)
     else:
         click.echo(tables.as_text(rows, metrics))
+        if overlap:
+            assert overlaps is not None
+            click.echo("\n" + as_text(overlaps))
         if sys.stdout.isatty():
             from experiments.compare.plot import plot
 
             click.echo("\n" + plot(rows, metrics[0]))
+
+
+def _page(html: Path, overwrite: bool) -> "Part":
+    """Opened before anything is read: a name that is taken is said at once."""
+    from pruning.atomic import Part
+
+    return Part(html, overwrite=overwrite)
+
+
+def _only_the_diff(form: str | None, html: Path | None, overlap: bool, *others: tuple[str, ...]) -> None:
+    if form is not None or html is not None or overlap or any(others):
+        raise click.UsageError("--diff prints two configs and nothing else: leave the other options out")
+
+
+def _show_diff(diff: tuple[Path, Path]) -> None:
+    from experiments.compare.settings import config_diff
+    from experiments.runs.cache import read_runs
+    from experiments.runs.find import run_directories
+
+    paths = run_directories(diff)
+    if len(paths) != 2:
+        what = f"hold {len(paths)} runs, where a diff is of two"
+        raise fail(f"--diff {diff[0]} {diff[1]}", what, "name two directories of a run each")
+    one, other = read_runs(paths)
+    for key, (left, right) in config_diff(one, other).items():
+        click.echo(f"{key}: {left!r} → {right!r}")

@@ -5,7 +5,6 @@ every output: whoever reads the numbers has read them.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -68,8 +67,7 @@ def identical_results(groups: Sequence[Group]) -> Iterator[Warned]:
 def sparsity_is_not_what_was_asked(groups: Sequence[Group]) -> Iterator[Warned]:
     for group, run in _pairs(groups):
         asked, found = run.sparsity.requested, run.sparsity.effective
-        once = group.settings.get("init.callbacks.SparseMaskCallback.apply_every_step") is False
-        if asked is None or found is None or once or abs(asked - found) <= _TOLERANCE:
+        if asked is None or found is None or group.once or abs(asked - found) <= _TOLERANCE:
             continue
         text = f"{group.label} ({run.path}) was to be {asked:.4f} sparse, and is {found:.4f}"
         yield Warned("requested is not effective", text, (group.label,))
@@ -80,7 +78,7 @@ def sparsity_was_not_counted(groups: Sequence[Group]) -> Iterator[Warned]:
     rows = [
         group.label
         for group in groups
-        if not group.dense and any(run.sparsity.effective is None for run in group.finished)
+        if any(run.sparsity.effective is None and run.sparsity.requested != 0 for run in group.finished)
     ]
     if rows:
         text = f"nothing counted the zeros of {', '.join(rows)}: their sparsity is a claim, not a finding"
@@ -90,8 +88,7 @@ def sparsity_was_not_counted(groups: Sequence[Group]) -> Iterator[Warned]:
 @_check
 def zeros_came_back(groups: Sequence[Group]) -> Iterator[Warned]:
     for group, run in _pairs(groups):
-        once = group.settings.get("init.callbacks.SparseMaskCallback.apply_every_step") is False
-        if run.sparsity.resurrected and not once:
+        if run.sparsity.resurrected and not group.once:
             text = f"{run.sparsity.resurrected:,} pruned weights of {group.label} ({run.path}) are not zero"
             yield Warned("zeros resurrected", text, (group.label,))
 
@@ -104,7 +101,7 @@ def better_when_sparser(groups: Sequence[Group]) -> Iterator[Warned]:
     for group in groups:
         values = list(group.values(tag).values())
         if values and group.requested is not None:
-            family = "dense" if group.dense else _family(group)
+            family = "dense" if group.dense else repr(sorted(group.family.items()))
             families.setdefault(family, []).append((group.requested, sum(values) / len(values), group.label))
     dense = families.pop("dense", [])
     for rows in families.values():
@@ -115,14 +112,6 @@ def better_when_sparser(groups: Sequence[Group]) -> Iterator[Warned]:
                     f"{other} is sparser than {one} and has the lower perplexity: {after:.4g} < {before:.4g}"
                 )
                 yield Warned("better when sparser", text, (one, other))
-
-
-def _family(group: Group) -> str:
-    """The settings but for the sparsity: the mask's name up to it."""
-    settings = {key: value for key, value in group.settings.items() if key != "masks"}
-    return re.sub(r"-s[0-9.]+", "", str(group.settings.get("masks"))).rsplit("-", 1)[0] + repr(
-        sorted(settings)
-    )
 
 
 @_check
@@ -204,6 +193,16 @@ def another_baseline(groups: Sequence[Group]) -> Iterator[Warned]:
             keys = ", ".join(differ)
             text = f"{group.label} differs from its baseline in more than the masks: {keys}"
             yield Warned("not the baseline's settings", text, (group.label,))
+
+
+@_check
+def a_seed_twice(groups: Sequence[Group]) -> Iterator[Warned]:
+    for group in groups:
+        seeds = [run.seed for run in group.finished if run.seed is not None]
+        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            said = ", ".join(map(str, twice))
+            text = f"{group.label} was run more than once with seed {said}: the first of each counts"
+            yield Warned("seed repeated", text, (group.label,))
 
 
 @_check

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.runs.callbacks import LORA, SPARSE_LORA, callbacks_of, masks_apply_once
 from experiments.runs.record import RunRecord
 
 
@@ -13,26 +14,18 @@ def flop_ratio(run: RunRecord) -> float | None:
     them), attention scores and the head dense in both.
     """
     init = run.params.get("init") or {}
-    sizes = _sizes(init.get("model") or {})
-    once = "sparsemaskcallback" in (named := _named(init)) and (
-        named["sparsemaskcallback"].get("apply_every_step") is False
-    )
-    sparsity = 0.0 if once else run.sparsity.requested
+    sizes = model_sizes(init.get("model") or {})
+    sparsity = 0.0 if masks_apply_once(init) else run.sparsity.requested
     if sizes is None or sparsity is None:
         return None
     linear, rest = sizes
-    frozen = "lora" in named or "sparselora" in named
+    frozen = bool({LORA, SPARSE_LORA} & callbacks_of(init).keys())
     masked = min(run.sparsity.masked, linear)
     kept = linear - masked * sparsity
     return ((4 if frozen else 6) * kept + rest) / (6 * linear + rest)
 
 
-def _named(init: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    entries = [entry for entry in init.get("callbacks") or [] if isinstance(entry, Mapping)]
-    return {str(name).lower(): given or {} for entry in entries for name, given in entry.items()}
-
-
-def _sizes(model: Mapping[str, Any]) -> tuple[float, float] | None:
+def model_sizes(model: Mapping[str, Any]) -> tuple[float, float] | None:
     """Weights of the decoder's linear layers; operations per token of attention scores and head."""
     try:
         width, layers = int(model["hidden_size"]), int(model["num_hidden_layers"])

@@ -1,18 +1,19 @@
 """Configurations: runs that differ in nothing but their seed, a readable name for each, and its baseline."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.compare.settings import MASKS, START, Flat, differences, flat
+from experiments.compare.labels import labels
+from experiments.compare.settings import MASK_CALLBACK, MASKS, START, Flat, differences, flat
 from experiments.runs.record import RunRecord
 
 _SPARSE = re.compile(
     rf"{MASKS}|init\.callbacks\.(SparseMaskCallback|Lora|SparseLora)(\..*)?|init\.sparsity.*"
 )
-_LORA = re.compile(r"init\.callbacks\.(Lora|SparseLora)\.lora_params(?:\[\d+\])?\.(.+)")
-_DIGEST = re.compile(r"-[0-9a-f]{8}$")
+_LEVEL = re.compile(r"-s[0-9.]+(?=-|$)|-[0-9a-f]{8}$")  # what the name of a mask says of how much, not of how
+_NATIVE_LEVEL = re.compile(r"init\.sparsity(\[\d+\])?(\.sparsity)?")
 
 
 @dataclass
@@ -29,8 +30,25 @@ class Group:
         return not any(_SPARSE.fullmatch(key) for key in self.settings)
 
     @property
+    def once(self) -> bool:
+        """Sparse to dense: its zeros may come back."""
+        return self.settings.get(f"{MASK_CALLBACK}.apply_every_step") is False
+
+    @property
+    def family(self) -> Flat:
+        """The settings but for how sparse: what a curve over sparsities has in common."""
+        kept = {key: value for key, value in self.settings.items() if not _NATIVE_LEVEL.fullmatch(key)}
+        return kept | ({MASKS: _LEVEL.sub("", str(kept[MASKS]))} if MASKS in kept else {})
+
+    @property
     def finished(self) -> list[RunRecord]:
         return [run for run in self.runs if run.state == "finished"]
+
+    @property
+    def n(self) -> int:
+        """Seeds that finished: a seed that was run twice is no second sample."""
+        seeds = [run.seed for run in self.finished]
+        return len({seed for seed in seeds if seed is not None}) + seeds.count(None)
 
     def values(self, tag: str) -> dict[int, float]:
         """The last value by seed, of finished runs. Runs without a seed are numbered from -1 down."""
@@ -74,39 +92,6 @@ def grouped(runs: Sequence[RunRecord], by: Sequence[str] = ()) -> list[Group]:
 
 def _chosen(key: str, by: Sequence[str]) -> bool:
     return any(key == asked or key.endswith(f".{asked}") for asked in by)
-
-
-def labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What tells each configuration from the others, in a few words."""
-    keys = sorted({key for one in settings for key in one})
-    varying = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
-    return [_label(one, varying) for one in settings]
-
-
-def _label(settings: Mapping[str, Any], varying: Sequence[str]) -> str:
-    words = [_DIGEST.sub("", str(settings[MASKS]))] if MASKS in settings else []
-    if settings.get("init.callbacks.SparseMaskCallback.apply_every_step") is False:
-        words.append("once")
-    if any(key.startswith("init.sparsity") for key in settings):
-        words.append("native sparsity")
-    lora = {m[2]: settings[key] for key in settings if (m := _LORA.fullmatch(key))}
-    if lora:
-        kind = "sparse-lora" if any("SparseLora" in key for key in settings) else "lora"
-        words.append(f"{kind} r{lora.get('r', '?')}")
-    if not words:
-        words = ["dense"]
-    others = [key for key in varying if not _SPARSE.fullmatch(key)]
-    return " ".join([*words, *(f"{_short(key, varying)}={settings.get(key)}" for key in others)])
-
-
-def _short(key: str, among: Sequence[str]) -> str:
-    """The shortest ending that no other key of these has."""
-    parts = key.split(".")
-    for count in range(1, len(parts) + 1):
-        ending = ".".join(parts[-count:])
-        if sum(other == ending or other.endswith(f".{ending}") for other in among) == 1:
-            return ending
-    return key
 
 
 def _make_distinct(groups: Sequence[Group]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.runs.callbacks import spelled
 from experiments.runs.record import RunRecord
 
 MASKS = "masks"  # stands for the path of a mask file: the name of the file tells what is in it
@@ -13,7 +14,7 @@ _NOT_PART = (  # what may differ within a configuration: where things are, and w
     *("init.seed", "init.model_dir", "init.logging", "init.loggers", "init.checkpoint", "init.autorestart"),
     *("init.backend", "init.device", "fit.ckpt_path", "validate.ckpt_path", "validate_all.ckpt_paths"),
 )
-_MASK_PATH = "init.callbacks.SparseMaskCallback.mask_path"
+MASK_CALLBACK = "init.callbacks.SparseMaskCallback"
 _WRITERS = {
     *("computenorm", "checkloss", "logoptimizerparamgroup", "modelevalmetrics", "rateprofiler"),
     *("durationprofiler", "floputilization", "saveperformancedata", "dumpavailabletensornames"),
@@ -30,8 +31,8 @@ def flat(run: RunRecord) -> Flat:
         for key, value in _flatten(run.params, "")
         if not any(key == part or key.startswith(f"{part}.") for part in _NOT_PART)
     }
-    if _MASK_PATH in found:
-        found[MASKS] = Path(str(found.pop(_MASK_PATH))).stem
+    if (path := f"{MASK_CALLBACK}.mask_path") in found:
+        found[MASKS] = Path(str(found.pop(path))).stem
     if run.start:
         found[START] = run.start[:12]
     return found
@@ -45,7 +46,12 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
 
 def config_diff(one: RunRecord, other: RunRecord) -> dict[str, tuple[Any, Any]]:
     """Of any two runs: everything that differs in their configs, paths and seeds as well."""
-    return differences(dict(_flatten(one.params, "")), dict(_flatten(other.params, "")))
+    return differences(every_setting(one), every_setting(other))
+
+
+def every_setting(run: RunRecord) -> Flat:
+    """The whole config by dotted key, but for callbacks that only write."""
+    return dict(_flatten(run.params, ""))
 
 
 def _flatten(value: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -59,7 +65,7 @@ def _flatten(value: Any, key: str) -> Iterator[tuple[str, Any]]:
                     name: given or {} for name, given in entry.items() if str(name).lower() not in _WRITERS
                 }
                 for name, given in kept.items():
-                    yield from _flatten(given if given else "on", f"{key}.{name}")
+                    yield from _flatten(given if given else "on", f"{key}.{spelled(str(name))}")
     elif isinstance(value, list) and any(isinstance(entry, Mapping | list) for entry in value):
         for index, entry in enumerate(value):
             yield from _flatten(entry, f"{key}[{index}]")

@@ -6,7 +6,6 @@ reason, and no numbers.
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -96,7 +95,7 @@ def _change(group: Group, metric: Metric, mean: float) -> float | None:
 # Formats
 
 
-def as_json(rows: Sequence[Row], warnings: Sequence[Warned], metrics: Sequence[Metric]) -> str:
+def as_json(rows: Sequence[Row], warnings: Sequence[Warned]) -> dict[str, Any]:
     def plain(row: Row) -> dict[str, Any]:
         group = row.group
         return {
@@ -125,15 +124,14 @@ def as_json(rows: Sequence[Row], warnings: Sequence[Warned], metrics: Sequence[M
             ],
         }
 
-    found = {"warnings": [asdict(w) for w in warnings], "rows": [plain(row) for row in rows]}
-    return json.dumps(found, indent=1)
+    return {"warnings": [asdict(w) for w in warnings], "rows": [plain(row) for row in rows]}
 
 
 def columns(metrics: Sequence[Metric]) -> dict[str, Callable[[Row], str]]:
     """Head and content of every column, as text."""
     found: dict[str, Callable[[Row], str]] = {
         "configuration": lambda row: row.group.label,
-        "n": lambda row: str(len(row.group.finished)),
+        "n": lambda row: str(row.group.n),
         "sparsity asked": lambda row: _percent(row.group.requested),
         "found": lambda row: _percent(row.group.effective),
     }
@@ -179,7 +177,7 @@ def as_csv(rows: Sequence[Row], metrics: Sequence[Metric]) -> str:
             row.state,
             row.reason,
         ]
-        line += [len(group.finished), group.requested, group.effective]
+        line += [group.n, group.requested, group.effective]
         for metric in metrics:
             cell = row.cells.get(metric.name)
             line += (

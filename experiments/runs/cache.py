@@ -19,8 +19,8 @@ from pruning.atomic import Part
 from pruning.masks.receipt import this_tool
 from pruning.problems import ProblemError
 
-_VERSION = 1
-_LIVE = ("running", "unknown")  # their state depends on processes, not on files alone
+_VERSION = 2
+_LIVE = ("running", "unknown", "lost")  # their state depends on processes, not on files alone
 
 
 def read_runs(
@@ -45,7 +45,7 @@ def cache_directory() -> Path:
 
 def _read(path: Path, cache: Path) -> RunRecord:
     stamp = _stamp(path)
-    file = cache / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
+    file = cache / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
     held = _held(file, stamp)
     if held is not None:
         return held

@@ -1,50 +1,48 @@
 """Requested and effective sparsity of a run: what its config asks for, and what was counted afterwards."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from cerebras_utils.run_receipt import file_digest
+from experiments.runs.callbacks import MASKS, callbacks_of
 from experiments.runs.record import Sparsity
 from pruning.masks.file import MaskFile
 from pruning.problems import ProblemError
 
 Last = Mapping[str, tuple[int, float]]
+OTHER_MASKS = "the mask file is not the one that the run used any more"
 
 
 def sparsity_of(
     init: Mapping[str, Any], receipt: Mapping[str, Any], last: Last, problems: list[str]
 ) -> Sparsity:
     """A run without masks has a requested sparsity of 0: it is dense, and said to be."""
-    named = _callbacks(init)
-    if "sparsemaskcallback" in named:
-        given = named["sparsemaskcallback"]
-        return _masked(str(given.get("mask_path", "")), receipt, problems)
+    named = callbacks_of(init)
+    if MASKS in named:
+        # The path is relative to where the run was started, which may be anywhere else by now.
+        started_in = Path(str((receipt.get("environment") or {}).get("directory", "")))
+        return _masked(started_in / str(named[MASKS].get("mask_path", "")), receipt, problems)
     if init.get("sparsity") is not None:
         return _native(init["sparsity"], last)
     return Sparsity(requested=0.0, effective=None, note="dense: no masks")
 
 
-def _callbacks(init: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """By lower-cased name, as cszoo compares them."""
-    entries = [entry for entry in init.get("callbacks") or [] if isinstance(entry, dict)]
-    return {str(name).lower(): given or {} for entry in entries for name, given in entry.items()}
-
-
-def _masked(mask_path: str, receipt: Mapping[str, Any], problems: list[str]) -> Sparsity:
+def _masked(path: Path, receipt: Mapping[str, Any], problems: list[str]) -> Sparsity:
     counted = next(iter(receipt.get("mask_receipts") or []), None) or {}
     sizes: dict[str, int] = {}
     kept = 0
-    note, requested, name = "", None, Path(mask_path).stem
+    note, requested = "", None
     try:
-        with MaskFile(mask_path) as file:
+        with MaskFile(path) as file:
             sizes = {mask: file.numel(mask) for mask in file.names}
             kept = sum(file.kept(mask) for mask in file.names)
         total = sum(sizes.values())
         requested = 1 - kept / total if total else None
         said = counted.get("sha256")
-        if said and file_digest(Path(mask_path))["sha256"] != said:
-            note = "the mask file is not the one that the run used any more"
+        if said and _digest(path, path.stat().st_mtime_ns, path.stat().st_size) != said:
+            note = OTHER_MASKS
             requested = None
     except ProblemError as error:
         problems += [f"{p.where}: {p.what}" for p in error.problems]
@@ -62,11 +60,17 @@ def _masked(mask_path: str, receipt: Mapping[str, Any], problems: list[str]) -> 
         resurrected=counted.get("resurrected"),
         newly_dead=counted.get("newly_dead"),
         layers=layers,
-        mask=name,
-        path=mask_path,
+        mask=path.stem,
+        path=str(path),
         sha256=str(counted.get("sha256", "")),
         note=note,
     )
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, changed: int, size: int) -> str:
+    """Once for all the runs that share a mask file."""
+    return file_digest(path)["sha256"]
 
 
 def _native(section: Any, last: Last) -> Sparsity:

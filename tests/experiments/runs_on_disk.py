@@ -57,8 +57,14 @@ def write_run(
     data: str = "",
     launch: int = 0,
     first: int = 1,
+    layers: Mapping[str, float] | None = None,
+    recovery: Mapping[int, float] | None = None,
+    rate: float = 50.0,
 ) -> Path:
-    """A model directory. ``receipt=False`` leaves what plain cszoo leaves; ``launch`` counts restarts."""
+    """A model directory. ``receipt=False`` leaves what plain cszoo leaves; ``launch`` counts restarts.
+
+    ``layers``: effective sparsity by weight, of several. ``recovery``: perplexities of earlier validations.
+    """
     stamp = f"2026010{launch + 1}_000000"
     here, events, logs = path / stamp, path / "events", path / "cerebras_logs" / stamp
     for directory in (here, events, logs):
@@ -71,18 +77,20 @@ def write_run(
     time = BEGUN + 1000 * launch
     out = [record(version_event(time))]
     for step in range(first, steps + 1):
-        for tag, value in (("loss", 3.0 / step), ("lr/0", peak), ("avg_samples_per_sec", 50.0)):
+        for tag, value in (("loss", 3.0 / step), ("lr/0", peak), ("avg_samples_per_sec", rate)):
             out.append(record(scalar_event(tag, value, step, time + step)))
+    for step, early in (recovery or {}).items():
+        out.append(record(scalar_event("validate_0/eval/lm_perplexity", early, step, time + step)))
     if state == "finished":
         out += [record(scalar_event("validate_0/val_loss", 2.0, steps, time)) for _ in range(batches)]
         final = {"loss": perplexity / 4, "eval/lm_perplexity": perplexity, "eval/accuracy": 1 / perplexity}
         out += [record(scalar_event(f"validate_0/{tag}", v, steps, time)) for tag, v in final.items()]
     (events / f"events.out.tfevents.{int(time)}.host.1.0").write_bytes(b"".join(out))
     if receipt:
-        layers = {LAYER: {"sparsity": effective, "resurrected": resurrected, "newly_dead": 0}}
-        counted = (
-            [] if effective is None else [{"resurrected": resurrected, "newly_dead": 0, "layers": layers}]
-        )
+        found = {LAYER: effective} if layers is None else layers
+        counts = {"resurrected": resurrected, "newly_dead": 0}
+        by_layer = {name: {"sparsity": value, **counts} for name, value in found.items()}
+        counted = [] if effective is None and layers is None else [{**counts, "layers": by_layer}]
         (here / "run.json").write_text(
             json.dumps(
                 {

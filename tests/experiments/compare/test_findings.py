@@ -75,6 +75,12 @@ def test_what_is_wrong_is_said(spoiled: dict[str, Any], kind: str, study: Study)
     assert kind in study.kinds()
 
 
+def test_a_seed_that_was_run_twice_is_no_second_sample(study: Study) -> None:
+    study.add("half again", masks=0.5, perplexity=11.2)
+    assert study.kinds() == ["seed repeated"]
+    assert [group.n for group in study.groups()] == [1, 1, 1]
+
+
 def test_other_data(study: Study) -> None:
     study.add("dense", perplexity=10.0, data="aaaa")
     study.add("half", masks=0.5, perplexity=11.0, data="bbbb")

@@ -1,0 +1,70 @@
+"""Readable names for configurations: what they are, and the fewest settings that tell them apart.
+
+Two configs of different programs differ in a hundred keys that are written in one and implied in the other. A
+label names no more of them than it must; the diff of two configs shows them all.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.compare.settings import MASK_CALLBACK, MASKS
+
+_LORA = re.compile(r"init\.callbacks\.(Lora|SparseLora)\.lora_params(?:\[\d+\])?\.(.+)")
+_DIGEST = re.compile(r"-([0-9a-f]{8})$")
+_LONGEST = 24  # characters of a value
+
+
+def labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One for each. Equal labels are left where nothing in the settings tells two apart."""
+    words = [_words(one) for one in settings]
+    chosen = _telling_apart(settings, words)
+    return [
+        " ".join([*own, *(_said(key, one[key], chosen) for key in chosen if key in one)])
+        for own, one in zip(words, settings, strict=True)
+    ]
+
+
+def _words(settings: Mapping[str, Any]) -> list[str]:
+    words = [_DIGEST.sub("", str(settings[MASKS]))] if MASKS in settings else []
+    if settings.get(f"{MASK_CALLBACK}.apply_every_step") is False:
+        words.append("once")
+    if any(key.startswith("init.sparsity") for key in settings):
+        words.append("native sparsity")
+    lora = {m[2]: settings[key] for key in settings if (m := _LORA.fullmatch(key))}
+    if lora:
+        kind = "sparse-lora" if any("SparseLora" in key for key in settings) else "lora"
+        words.append(f"{kind} r{lora.get('r', '?')}")
+    return words or ["dense"]
+
+
+def _telling_apart(settings: Sequence[Mapping[str, Any]], words: Sequence[list[str]]) -> list[str]:
+    """Keys, one after the other, each the one that splits most of what is still alike."""
+    classes = [" ".join(own) for own in words]
+    texts = {key: [repr(one.get(key)) for one in settings] for key in {k for one in settings for k in one}}
+    varying = {key: values for key, values in texts.items() if len(set(values)) > 1}
+    chosen: list[str] = []
+    while varying and (count := len(set(classes))) < len(settings):
+        best = min(varying, key=lambda k: (-len(set(zip(classes, varying[k], strict=True))), len(k), k))
+        classes = [f"{old} {value}" for old, value in zip(classes, varying.pop(best), strict=True)]
+        if len(set(classes)) == count:
+            break
+        chosen.append(best)
+    return chosen
+
+
+def _said(key: str, value: object, among: Sequence[str]) -> str:
+    text = str(value)
+    if key == MASKS and (digest := _DIGEST.search(text)):
+        return digest[1]
+    return f"{_short(key, among)}={text if len(text) <= _LONGEST else f'…{text[1 - _LONGEST :]}'}"
+
+
+def _short(key: str, among: Sequence[str]) -> str:
+    """The shortest ending that no other key of these has."""
+    parts = key.split(".")
+    for count in range(1, len(parts) + 1):
+        ending = ".".join(parts[-count:])
+        if sum(other == ending or other.endswith(f".{ending}") for other in among) == 1:
+            return ending
+    return key
