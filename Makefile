@@ -16,7 +16,7 @@ ARGS ?=
 # The last checkpoint of configs/gpt2_1m.yaml.
 DENSE := runs/gpt2_1m/checkpoint_1000.mdl
 
-.PHONY: help setup masks test test-slow test-cerebras dense check lint types bench clean
+.PHONY: help setup masks test test-slow test-cerebras dense check lint types bench clean demo study
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
@@ -72,6 +72,19 @@ dense: .venv data/stdlib  ## train the dense baseline, about 4 minutes on two id
 	  echo "dense: done: $(DENSE); $(BIN)/wafersparse validate configs/gpt2_1m.yaml --target_device CPU" \
 	    "-o runs/gpt2_1m_again --checkpoint_path $(DENSE) measures it again"; \
 	else $(BIN)/wafersparse fit configs/gpt2_1m.yaml --target_device CPU -o runs/gpt2_1m; fi
+
+# The demo's dense run, shorter than `make dense`.
+SHORT := runs/gpt2_1m_short/checkpoint_300.mdl
+$(SHORT): | .venv data/stdlib
+	$(BIN)/wafersparse fit configs/gpt2_1m_short.yaml --backend torch --target_device CPU -o runs/gpt2_1m_short
+
+demo: .venv $(SHORT)  ## a whole sweep in under 10 minutes on two idle cores: dense, masks, LoRA, the comparison
+	OMP_NUM_THREADS=1 $(BIN)/wafersparse sweep configs/sweeps/demo.yaml --jobs 2 --resume
+	$(BIN)/wafersparse compare runs/demo
+
+study: .venv dense  ## the larger one, 3 seeds: 1 to 2 hours on two idle cores; again: goes on
+	OMP_NUM_THREADS=1 $(BIN)/wafersparse sweep configs/sweeps/study.yaml --jobs 2 --resume
+	$(BIN)/wafersparse compare runs/study
 
 check: .venv lint types test  ## what CI runs: lint, types, tests
 lint: .venv

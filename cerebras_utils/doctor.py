@@ -53,11 +53,13 @@ def examine(
     checkpoint: str | None = None,
     device: str | None = None,
     modelzoo: bool = True,
+    opened: Files | None = None,
 ) -> Report:
     """Make every check on every trainer of a file. What cannot be read as a config is a report of that alone.
 
     ``device`` is the command line's word, which wins over the config's. ``modelzoo`` False leaves its
-    own schema out, which takes seconds to import.
+    own schema out, which takes seconds to import. ``opened`` are files that many configs share, and that stay
+    open for whoever gave them.
     """
     report = Report()
     try:
@@ -66,7 +68,7 @@ def examine(
         report.problems.extend(("config.keys", problem) for problem in error.problems)
         report.not_made.extend((entry.name, "the config cannot be read") for entry in entries())
         return report
-    files = Files()
+    files = Files() if opened is None else opened
     try:
         cases = [
             Case(phase, phases, files, checkpoint=checkpoint, device=device, modelzoo=modelzoo)
@@ -76,7 +78,8 @@ def examine(
             for case in cases[:1] if entry.once else cases:
                 _make(entry, case, report)
     finally:
-        files.close()
+        if opened is None:
+            files.close()
     _tidy(report, phases)
     return report
 

@@ -42,7 +42,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
             problems.append(Problem(document.at(str(key)), "is no option of masks", meant))
             continue
         try:
-            values[key] = _checked(key, value, document.at(key))
+            values[key] = checked_option(key, value, document.at(key))
         except ProblemError as error:
             problems.extend(error.problems)
     if problems:
@@ -50,7 +50,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return values
 
 
-def _checked(key: str, value: Any, where: str) -> Any:
+def checked_option(key: str, value: Any, where: str) -> Any:
     if key == "sparsity":
         return [parse_sparsity(v, where) for v in (value if isinstance(value, list) else [value])]
     if key == "layers" and isinstance(value, dict):

@@ -77,6 +77,12 @@ FORMATS = ("safetensors", "npz", "pt")
 @click.option(
     "--workers", type=click.IntRange(1, 256), help="Threads; all processors by default. No bit depends on it."
 )
+@click.option(
+    "--dask",
+    "dask",
+    metavar="WHERE",
+    help="Compute on a Dask cluster: the address of its scheduler, or local:N. The same bits.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be pruned and written, then stop.")
 @click.option("--json", "as_json", is_flag=True, help="Results as JSON on stdout.")
 def command(
@@ -85,6 +91,7 @@ def command(
     out: Path,
     plot: bool,
     workers: int | None,
+    dask: str | None,
     dry_run: bool,
     as_json: bool,
     plugin: str | None,
@@ -97,6 +104,8 @@ def command(
     directory. Files that are already there and were made from the same checkpoint by the same
     options are kept, so an interrupted command continues where it stopped.
     """
+    if dask is not None and (file_format != "safetensors" or workers is not None):
+        raise click.UsageError("--dask writes safetensors, and its workers are counted by the cluster.")
     if plugin:
         _load(plugin)
         asked["plugin"] = hashlib.sha256(Path(plugin).read_bytes()).hexdigest()
@@ -112,15 +121,19 @@ def command(
         if todo:
             missing = make_plan(source, [specs[i] for i in todo])
             try:
-                with reading(bytes_to_read(source, missing), "masks") as progress:
-                    write_mask_files(
-                        source,
-                        missing,
-                        [targets[i] for i in todo],
-                        format=file_format,
-                        sizes=default_sizes(workers),
-                        progress=progress,
-                    )
+                paths = [targets[i] for i in todo]
+                if dask is not None:
+                    _write_on_dask(dask, checkpoint, source, missing, paths)
+                else:
+                    with reading(bytes_to_read(source, missing), "masks") as progress:
+                        write_mask_files(
+                            source,
+                            missing,
+                            paths,
+                            format=file_format,
+                            sizes=default_sizes(workers),
+                            progress=progress,
+                        )
             except TargetExistsError:  # another process was faster with the same masks
                 finished = [
                     _finished(target, source, spec) for target, spec in zip(targets, specs, strict=True)
@@ -135,6 +148,19 @@ def command(
         click.echo(json.dumps({"checkpoint": str(checkpoint), "masks": results}, indent=1))
     else:
         click.echo("\n\n".join(map(_text, results)))
+
+
+def _write_on_dask(
+    where: str, checkpoint: Path, source: TensorSource, plan: Plan, paths: Sequence[Path]
+) -> None:
+    from experiments.dask_client import dask_client
+
+    with dask_client(where) as client:
+        from pruning.engine.dask_compute import write_mask_files_on
+
+        one_more = sum(info.nbytes for info in plan.tensors) if plan.pools else 0  # equal scores are counted
+        with reading(bytes_to_read(source, plan) + one_more, f"masks, on {where}") as progress:
+            write_mask_files_on(client, checkpoint, plan, paths, progress=progress)
 
 
 def _load(plugin: str) -> None:

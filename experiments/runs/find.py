@@ -7,6 +7,7 @@ from pathlib import Path
 from pruning.problems import Problem, ProblemError
 
 RECEIPT, INDEX, PARAMS = "run.json", "checkpoints_index.yaml", "trainer_params.yaml"
+PLANNED = ".wafersparse/planned.json"  # by a sweep
 _INSIDE = {"cerebras_logs", "events", "masks", ".wafersparse"}  # of a run or a sweep: no runs below
 
 
@@ -42,7 +43,7 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def is_run(path: Path) -> bool:
-    """Of this project or of cszoo, begun at least."""
-    if (path / RECEIPT).is_file() or (path / INDEX).is_file():
+    """Of this project or of cszoo, begun at least; or planned by a sweep."""
+    if (path / RECEIPT).is_file() or (path / INDEX).is_file() or (path / PLANNED).is_file():
         return True
     return (path / "events").is_dir() or any(path.glob(f"[0-9]*_[0-9]*/{PARAMS}"))

@@ -12,6 +12,7 @@ import yaml
 from cerebras_utils.run_receipt import Run, State, runs_in
 from experiments.runs.curves import joined, last_of, thinned
 from experiments.runs.find import PARAMS
+from experiments.runs.planned import of_sweep, planned_params
 from experiments.runs.record import RunRecord
 from experiments.runs.sparsity import sparsity_of
 from pruning.problems import ProblemError
@@ -26,7 +27,7 @@ def read_run(path: Path) -> RunRecord:
     """Never raises for what a run left: what cannot be read is said in ``problems``."""
     problems: list[str] = []
     launches = _launches(path, problems)
-    params = _params(path, problems)
+    params = _params(path, problems) or planned_params(path, problems)
     files = [file for file in sorted(path.glob("events/events.out.tfevents*")) if file.is_file()]
     curves, unreadable = joined(files)
     problems += unreadable
@@ -35,7 +36,7 @@ def read_run(path: Path) -> RunRecord:
     steps = max([int(receipt.get("steps") or 0), *(step for tag, (step, _) in last.items() if tag == "loss")])
     init = params.get("init") or {}
     asked = _steps_asked(init)
-    state, reason = _state(path, launches, steps, asked)
+    state, reason = of_sweep(path, *_state(path, launches, steps, asked), started=bool(launches or curves))
     sparsity = sparsity_of(init, receipt, last, problems)
     batches = curves.get("validate_0/val_loss")
     rate = curves.get("lr/0")
@@ -54,7 +55,7 @@ def read_run(path: Path) -> RunRecord:
         seconds=_seconds(launches, curves),
         samples_per_second=_rate(path, last),
         last=last,
-        batches=None if batches is None else int((batches.steps == batches.steps[-1]).sum()),
+        batches=_batches(init, batches),
         peak_rate=None if rate is None else float(rate.values.max()),
         curves={tag: thinned(curve) for tag, curve in curves.items() if _KEPT.fullmatch(tag)},
         sparsity=sparsity,
@@ -76,6 +77,8 @@ def inputs_of(path: Path) -> Iterator[Path]:
     yield from path.glob("events/events.out.tfevents*")
     yield from path.glob("cerebras_logs/*/executors/*/performance.json")
     yield path / "latest_run.log"
+    yield from path.glob(".wafersparse/*.json")
+    yield from path.glob(".wafersparse/*.claim")
 
 
 def _launches(path: Path, problems: list[str]) -> list[Run]:
@@ -97,6 +100,14 @@ def _params(path: Path, problems: list[str]) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             problems.append(f"{file}: {type(error).__name__}: {error}".splitlines()[0])
     return {}
+
+
+def _batches(init: Mapping[str, Any], logged: Any) -> int | None:
+    """Of the last validation: counted where each is logged, else as the config limits them."""
+    if logged is not None and (init.get("logging") or {}).get("log_steps") == 1:
+        return int((logged.steps == logged.steps[-1]).sum())
+    limit = (init.get("loop") or {}).get("eval_steps")
+    return limit if isinstance(limit, int) else None
 
 
 def _device(receipt: Mapping[str, Any], init: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ class Sparsity:
 class RunRecord:
     path: str
     name: str
-    state: str  # of cerebras_utils.run_receipt.State, or "planned"
+    state: str  # of cerebras_utils.run_receipt.State; of a sweep also "planned" and "lost"
     reason: str = ""  # why it is not finished
     backend: str = ""  # torch or cszoo
     device: str = ""

@@ -27,11 +27,17 @@ _SYNC_SECONDS = 0.25
 
 
 def compute(
-    source: TensorSource, plan: Plan, write: Write, sizes: Sizes, progress: Progress
+    source: TensorSource,
+    plan: Plan,
+    write: Write,
+    sizes: Sizes,
+    progress: Progress,
+    threads: Threads | None = None,
 ) -> list[dict[str, int]]:
     """Hand the packed bits of every level to ``write``; kept counts per level and tensor.
 
-    ``write`` is called from several threads, each byte range once.
+    ``write`` is called from several threads, each byte range once. ``threads`` are those of this process,
+    unless others are given.
     """
     aliases = plan.selection.aliases
 
@@ -39,7 +45,7 @@ def compute(
         for each in (name, *aliases.get(name, ())):
             write(level, each, offset, packed)
 
-    with Threads(sizes) as threads:
+    with threads or Threads(sizes) as threads:
         if isinstance(plan.pattern, NOfM):
             kept = n_of_m_masks(source, plan, threads, write_tied, progress)
         elif isinstance(plan.pattern, Grid):

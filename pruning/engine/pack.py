@@ -1,7 +1,6 @@
 """The last read: compare with the thresholds, and pack the bits straight into the output."""
 
 from collections.abc import Iterator, Sequence
-from threading import Condition
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,20 @@ def pack(
     levels, sizes = len(limits), threads.sizes
     values = np.array(limits, reader.dtype)
     mask = reader.dtype(reader.mask)
-    turns = _Turns(quotas)
+
+    def ties_of(mine: Iterator[Piece]) -> list[tuple[int, NDArray[np.int64]]]:
+        """How many keys of each piece equal the limits: for pieces that cannot wait for each other."""
+        found = []
+        for piece in mine:
+            tied = np.zeros(levels, np.int64)
+            for start in range(0, piece.count, sizes.chunk):
+                count = min(sizes.chunk, piece.count - start)
+                keys = reader.load(piece.info.name, piece.start + start, count, threads.buffers)
+                tied += [np.count_nonzero((keys & mask) == value) for value in values]
+            found.append((piece.number, tied))
+        return found
+
+    turns = threads.turns(quotas, pieces, ties_of)
 
     def work(mine: Iterator[Piece]) -> list[dict[str, int]]:
         kept: list[dict[str, int]] = [{} for _ in range(levels)]
@@ -58,29 +70,3 @@ def pack(
             for name, ones in part[level].items():
                 total[level][name] = total[level].get(name, 0) + ones
     return total
-
-
-class _Turns:
-    """Shares the quotas of tied keys out to the pieces in their order, whichever thread is done first.
-
-    A thread waits for the pieces before its own. These are in work already, and the first of
-    them waits for nobody.
-    """
-
-    def __init__(self, quotas: Sequence[int]) -> None:
-        self._left = np.array(quotas, np.int64)
-        self._next, self._failed, self._change = 0, False, Condition()
-
-    def take(self, number: int, tied: NDArray[np.int64]) -> list[int]:
-        with self._change:
-            self._change.wait_for(lambda: self._failed or self._next == number)
-            quota = np.minimum(self._left, tied)
-            self._left -= quota
-            self._next = number + 1
-            self._change.notify_all()
-            return [int(q) for q in quota]
-
-    def give_up(self) -> None:
-        with self._change:
-            self._failed = True
-            self._change.notify_all()

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Lock, local
+from threading import Condition, Lock, local
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,35 @@ class Cut:
                 number += 1
 
 
+class Turns:
+    """Shares the quotas of tied keys out to the pieces in their order, whichever thread is done first.
+
+    A thread waits for the pieces before its own. These are in work already, and the first of
+    them waits for nobody.
+    """
+
+    def __init__(self, quotas: Sequence[int]) -> None:
+        self._left = np.array(quotas, np.int64)
+        self._next, self._failed, self._change = 0, False, Condition()
+
+    def take(self, number: int, tied: NDArray[np.int64]) -> list[int]:
+        with self._change:
+            self._change.wait_for(lambda: self._failed or self._next == number)
+            quota = np.minimum(self._left, tied)
+            self._left -= quota
+            self._next = number + 1
+            self._change.notify_all()
+            return [int(q) for q in quota]
+
+    def give_up(self) -> None:
+        with self._change:
+            self._failed = True
+            self._change.notify_all()
+
+
+Ties = Callable[[Iterator[Piece]], list[tuple[int, NDArray[np.int64]]]]  # of each piece, by its number
+
+
 class Threads:
     """A pool of threads, each with scratch memory of its own."""
 
@@ -106,6 +135,10 @@ class Threads:
             return [future.result() for future in futures]
         finally:
             shared.stop()
+
+    def turns(self, quotas: Sequence[int], pieces: Cut, ties_of: Ties) -> Turns:
+        """How tied keys are shared out: threads of one process wait for each other, and count nothing."""
+        return Turns(quotas)
 
 
 class _Shared(Iterator[Piece]):

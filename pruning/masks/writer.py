@@ -85,6 +85,11 @@ class MaskWriter:
         assert 0 <= byte_offset <= self._size[name] - len(packed), (name, byte_offset, len(packed))
         self._pwrite(memoryview(np.ascontiguousarray(packed).data), self._start[name] + byte_offset)
 
+    def places(self) -> tuple[Path, dict[str, int]]:
+        """For writers of other processes: the unfinished file, and where each mask begins in it."""
+        assert self.format == "safetensors", "an archive is made from a file that has no name"
+        return self._part.path, dict(self._start)
+
     def sync(self) -> None:
         """Send what has been written so far to the disk. May be called while others write."""
         try:

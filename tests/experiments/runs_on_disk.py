@@ -25,6 +25,7 @@ def params(
         "model": {**model, "vocab_size": 50, "max_position_embeddings": 16},
         "optimizer": {"AdamW": {"learning_rate": rate}},
         "loop": {"max_steps": 20},
+        "logging": {"log_steps": 1},
         "callbacks": [] if masks is None else [{"SparseMaskCallback": {"mask_path": str(masks)}}],
         **more,
     }

@@ -412,3 +412,20 @@ def test_without_a_place_for_compiled_kernels(model, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "set NUMBA_CACHE_DIR to keep them" in done.stderr
+
+
+def test_dask_that_is_not_installed_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    save_file({"a.weight": torch.randn(8, 8)}, tmp_path / "m.safetensors")
+    result = CliRunner().invoke(
+        main, ["masks", str(tmp_path / "m.safetensors"), "--sparsity", "0.5", "--dask", "local:2"]
+    )
+    assert result.exit_code == 1
+    assert "wafersparse[dask]" in result.stderr
+
+
+def test_dask_and_what_it_does_not_do_with(tmp_path):
+    save_file({"a.weight": torch.randn(8, 8)}, tmp_path / "m.safetensors")
+    words = ["masks", str(tmp_path / "m.safetensors"), "--sparsity", "0.5", "--dask", "local:2"]
+    assert CliRunner().invoke(main, [*words, "--format", "npz"]).exit_code == 2
+    assert CliRunner().invoke(main, [*words, "--workers", "2"]).exit_code == 2

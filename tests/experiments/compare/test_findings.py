@@ -98,3 +98,11 @@ def test_two_baselines_and_none(study: Study) -> None:
 def test_different_machines(study: Study) -> None:
     study.add("other", masks=0.5, perplexity=11.1, receipt=False)
     assert "different machines" in study.kinds()
+
+
+def test_what_was_not_logged_at_every_step_is_not_held_against_a_run(study: Study) -> None:
+    seldom = {"logging": {"log_steps": 10}}
+    study.add("sparse", masks=0.8, perplexity=13.0, peak=0.0098, batches=3, config=seldom)
+    assert study.kinds() == []
+    study.add("sparse", masks=0.8, perplexity=13.0, peak=0.001, config=seldom)
+    assert study.kinds() == ["learning rate not reached"]

@@ -1,0 +1,83 @@
+"""``wafersparse status``: how the runs of a sweep go."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from experiments.sweep.live import Live
+
+_EVERY = 5.0  # seconds between two looks
+
+
+@click.command(
+    "status",
+    epilog="Examples:\n\n\b\n  wafersparse status runs/demo\n  wafersparse status runs/demo --watch",
+)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON on stdout, log tails too.")
+@click.option("--watch", is_flag=True, help="Look again every few seconds, until nothing runs.")
+def command(directory: Path, as_json: bool, watch: bool) -> None:
+    """Show every run of the sweep in DIR: state, steps, loss, time left.
+
+    Read from files alone, on any machine that sees them. A run whose process shows no heartbeat any
+    more is lost.
+    """
+    from experiments.sweep.live import live, seconds_left
+
+    while True:
+        runs = live(directory)
+        goes_on = any(run.status.state == "running" for run in runs)
+        left = seconds_left(runs)
+        if as_json:
+            counts = _counts(runs)
+            found = {"states": counts, "estimated_seconds_left": left, "runs": [r.to_json() for r in runs]}
+            click.echo(json.dumps(found, indent=1))
+        else:
+            if watch:
+                click.clear()
+            click.echo(_text(directory, runs, left))
+        if not (watch and goes_on):
+            return
+        time.sleep(_EVERY)
+
+
+def _text(directory: Path, runs: "list[Live]", left: float | None) -> str:
+    from experiments.tables import table
+
+    rows = [
+        [
+            run.status.name,
+            run.status.state,
+            f"{'-' if run.steps is None else run.steps}/{'?' if run.asked is None else run.asked}",
+            "" if run.loss is None else f"{run.loss:.4f}",
+            _time(run.seconds_left),
+            run.status.host or run.status.submitted,
+        ]
+        for run in runs
+    ]
+    lines = [table(["run", "state", "step", "loss", "left (est.)", "on"], rows, right=(2, 3, 4)), ""]
+    for run in runs:
+        if run.status.reason:
+            lines.append(f"{run.status.name}: {run.status.state}: {run.status.reason}")
+    counts = ", ".join(f"{count} {state}" for state, count in _counts(runs).items())
+    lines.append(f"{directory}: {counts}" + (f"; about {_time(left)} left (estimated)" if left else ""))
+    if any(run.status.state in ("failed", "lost") for run in runs):
+        lines.append("failed and lost runs go on by: wafersparse sweep SWEEP.yaml --resume")
+    return "\n".join(lines)
+
+
+def _counts(runs: "list[Live]") -> dict[str, int]:
+    states = [str(run.status.state) for run in runs]
+    return {state: states.count(state) for state in dict.fromkeys(states)}
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

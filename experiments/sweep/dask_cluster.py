@@ -1,0 +1,93 @@
+"""Runs on a Dask cluster: one that is there, one of this machine, or one of Slurm or PBS jobs."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from experiments.sweep.local import Todo, run_one, said
+from pruning.problems import fail
+from pruning.registry import suggest
+
+_CLUSTERS = ("local", "slurm", "pbs")
+
+
+def run_on_dask(
+    todos: Sequence[Todo],
+    parameters: Mapping[str, Any],
+    at_a_time: int | None,
+    told: Callable[[str], None],
+) -> None:
+    """Waits for all of them. A worker that dies leaves its run to the supervisor, or lost."""
+    try:
+        import distributed
+    except ImportError:
+        fix = "pip install 'wafersparse[dask]'"
+        raise fail("--executor dask", "dask.distributed is not installed here", fix) from None
+    with _client(parameters, at_a_time, told) as client:
+        waiting = list(todos)
+        at_once = at_a_time or len(waiting)
+        running: dict[Any, Todo] = {}
+
+        def start() -> Any:
+            todo = waiting.pop(0)
+            future = client.submit(run_one, todo, pure=False, retries=0)
+            running[future] = todo
+            told(f"{todo.name}: handed to Dask (attempt {todo.attempt})")
+            return future
+
+        done = distributed.as_completed([start() for _ in range(min(at_once, len(waiting)))])
+        for future in done:
+            todo = running.pop(future)
+            if future.status == "finished":
+                told(said(todo, future.result()))
+            else:
+                told(f"{todo.name}: Dask says {future.status}: {future.exception()}")
+            if waiting:
+                done.add(start())
+
+
+@contextmanager
+def _client(
+    parameters: Mapping[str, Any], at_a_time: int | None, told: Callable[[str], None]
+) -> Iterator[Any]:
+    from distributed import Client
+
+    given = dict(parameters)
+    if address := given.pop("scheduler", None):
+        try:
+            client = Client(address, timeout=30)
+        except (OSError, ValueError) as error:
+            fix = "start the scheduler, or mend dask.scheduler in the sweep"
+            raise fail(f"dask scheduler {address}", f"cannot be reached: {error}", fix) from None
+        with client:
+            yield client
+        return
+    kind = given.pop("cluster", "local")
+    jobs = int(given.pop("jobs", at_a_time or 1))
+    if kind not in _CLUSTERS:
+        hint = suggest(str(kind), list(_CLUSTERS)).strip() or f"use {', '.join(_CLUSTERS)}"
+        raise fail("dask: cluster", f"{kind!r} is no cluster", hint)
+    with _cluster(kind, jobs, given) as cluster, Client(cluster) as client:
+        told(f"dask: {kind} cluster, {jobs} worker{'s' * (jobs != 1)}, {client.dashboard_link}")
+        yield client
+
+
+def _cluster(kind: str, jobs: int, given: dict[str, Any]) -> Any:
+    if kind == "local":
+        from distributed import LocalCluster
+
+        return LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None, **given)
+    try:
+        import dask_jobqueue
+    except ImportError:
+        fix = "pip install 'wafersparse[dask]'"
+        raise fail("--executor dask", "dask-jobqueue is not installed here", fix) from None
+    maker = dask_jobqueue.SLURMCluster if kind == "slurm" else dask_jobqueue.PBSCluster
+    try:
+        cluster = maker(**given)
+    except (ValueError, TypeError) as error:
+        raise fail(
+            f"dask: {kind}", str(error), "give cores, memory, queue and walltime below `dask:`"
+        ) from error
+    cluster.scale(jobs=jobs)
+    return cluster

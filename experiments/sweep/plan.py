@@ -1,0 +1,214 @@
+"""The plan of a sweep: every run with its name, its state on the disk, and what it is estimated to cost."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from cerebras_utils.checks.case import Files
+from cerebras_utils.run_receipt import now
+from experiments.sweep.claim import STATE, Clock
+from experiments.sweep.configs import Base, dense_params, read_base, settings_of
+from experiments.sweep.cost import Cost, cost_of
+from experiments.sweep.expand import PlannedRun, expand
+from experiments.sweep.masks import MaskPlans, plan_masks
+from experiments.sweep.spec import SweepSpec
+from experiments.sweep.states import (
+    CONFIG,
+    FORMAT,
+    PLANNED_FILE,
+    VERSION,
+    RunState,
+    RunStatus,
+    replace_file,
+    status_of,
+)
+from pruning.checkpoint.open import open_checkpoint
+from pruning.problems import Problem, ProblemError, fail
+
+PLAN = "plan.json"
+FIT = (sys.executable, "-m", "experiments", "fit")  # this Python, on a machine that sees the same files
+
+
+@dataclass(frozen=True)
+class Row:
+    run: PlannedRun
+    cost: Cost
+    status: RunStatus
+    chosen: bool  # by --only
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    spec: SweepSpec
+    base: Base
+    out: Path
+    masks: MaskPlans
+    fingerprint: str  # of the checkpoint
+    rows: tuple[Row, ...]
+
+    @property
+    def device(self) -> str:
+        """What the command line of each run says, else its config."""
+        if self.spec.device is not None:
+            return self.spec.device
+        init = self.base.params["init"]
+        written = init.get("device") or (init.get("backend") or {}).get("backend_type") or "CSX"
+        return str(written).upper()
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """A CS-3 takes one run."""
+        return self.device == "CSX" and self.spec.backend != "torch"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.spec.name,
+            "spec": self.spec.path,
+            "out": str(self.out),
+            "base": str(self.base.path),
+            "checkpoint": {"path": str(self.spec.checkpoint), "fingerprint": self.fingerprint},
+            "device": self.device,
+            "runs": [
+                {
+                    "name": row.run.name,
+                    "run": row.run.folder,
+                    "state": row.status.state,
+                    **row.run.point.to_json(),
+                    "steps": row.cost.steps,
+                    **row.cost.to_json(),
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def make_plan(spec: SweepSpec, out: Path, only: str | None = None) -> SweepPlan:
+    """From headers alone. Raises with everything that is wrong with the sweep as a whole."""
+    base = read_base(spec.base)
+    runs = expand(spec, base.params)
+    if only is not None and not any(_chosen(run, only) for run in runs):
+        fix = "quote the glob; `--dry-run` lists the names"
+        raise fail(f"--only {only}", f"matches none of the {len(runs)} runs", fix)
+    with open_checkpoint(spec.checkpoint) as source:
+        masks = plan_masks(source, runs)
+        fingerprint = source.fingerprint()
+    cost = _costs(spec, base, masks)
+    clock = Clock(out) if out.is_dir() else None
+    rows = [Row(run, cost(run), _status(out, run, clock), only is None or _chosen(run, only)) for run in runs]
+    plan = SweepPlan(spec, base, out, masks, fingerprint, tuple(rows))
+    if problems := _conflicts(plan):
+        raise ProblemError(problems)
+    return plan
+
+
+def write_plan(plan: SweepPlan) -> None:
+    """The latest form of the sweep: states are in the runs, not here."""
+    plain = plan.to_json()
+    for run in plain["runs"]:
+        del run["state"]
+    replace_file(plan.out / PLAN, {"format": "wafersparse-sweep", "version": 1, "written": now(), **plain})
+
+
+def planned(plan: SweepPlan, row: Row) -> dict[str, Any]:
+    """What a run's folder says of it: all that starts it, on whatever machine."""
+    spec, run = plan.spec, row.run
+    folder = (plan.out / run.folder).absolute()
+    words = [*FIT, str(folder / CONFIG), "-o", str(folder)]
+    words += ["--backend", spec.backend] if spec.backend else []
+    words += ["--target_device", spec.device] if spec.device else []
+    start = ["--checkpoint_path", str(spec.checkpoint)]
+    start += ["--load_checkpoint_states", spec.states] if spec.states != "all" else []
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "sweep": spec.name,
+        "name": run.name,
+        **_identity(plan, run),
+        "command": words,
+        "start": start,
+        "directory": os.getcwd(),
+        "steps": row.cost.steps,
+        **row.cost.to_json(),
+    }
+
+
+def with_states(plan: SweepPlan) -> SweepPlan:
+    """The same plan, with the states as they are now."""
+    clock = Clock(plan.out)
+    rows = [replace(row, status=_status(plan.out, row.run, clock)) for row in plan.rows]
+    return replace(plan, rows=tuple(rows))
+
+
+def _identity(plan: SweepPlan, run: PlannedRun) -> dict[str, Any]:
+    """What makes a run this run: the same name with another of these is another run."""
+    return {
+        "point": run.point.to_json(),
+        "base": {
+            "path": str(plan.base.path),
+            "sha256": hashlib.sha256(plan.base.text.encode()).hexdigest(),
+        },
+        "checkpoint": {"fingerprint": plan.fingerprint, "states": plan.spec.states},
+        "data": dict(plan.spec.data),
+        "set": dict(plan.spec.settings),
+    }
+
+
+def _conflicts(plan: SweepPlan) -> list[Problem]:
+    problems = []
+    for row in plan.rows:
+        held = row.status.plan
+        if not held:
+            continue
+        wanted = _identity(plan, row.run)
+        changed = [key for key in wanted if _compared(held.get(key)) != _compared(wanted[key])]
+        if changed:
+            what = f"was planned from another {' and '.join(changed)}"
+            fix = "choose another --out, or remove this run to have it again"
+            problems.append(Problem(str(plan.out / row.run.folder), what, fix))
+    return problems
+
+
+def _compared(value: Any) -> Any:
+    """A file that was moved is the same file."""
+    return {k: v for k, v in value.items() if k != "path"} if isinstance(value, dict) else value
+
+
+def _status(out: Path, run: PlannedRun, clock: Clock | None) -> RunStatus:
+    path = out / run.folder
+    if clock is None or not (path / STATE / PLANNED_FILE).exists():
+        return RunStatus(path=path, name=run.folder, state=RunState.PLANNED)
+    return status_of(path, run.folder, clock)
+
+
+def _chosen(run: PlannedRun, only: str) -> bool:
+    return fnmatchcase(run.name, only) or fnmatchcase(run.folder, only)
+
+
+def _costs(spec: SweepSpec, base: Base, masks: MaskPlans) -> Callable[[PlannedRun], Cost]:
+    """Seeds cost the same: each configuration is reckoned once."""
+    known: dict[str, Cost] = {}
+    files = Files()
+
+    def cost(run: PlannedRun) -> Cost:
+        if run.name not in known:
+            weights = {} if run.point.masks is None else masks.weights(run.point.masks)
+            params = dense_params(base, settings_of(run, base, spec))
+            known[run.name] = cost_of(run.point, params, weights, str(spec.checkpoint), files)
+        return known[run.name]
+
+    return cost
+
+
+def total(rows: Sequence[Row]) -> tuple[float | None, int | None]:
+    """FLOPs and bytes of all of them; None where one is not known."""
+    flops = [row.cost.flops for row in rows]
+    sizes = [row.cost.bytes for row in rows]
+    return (
+        None if None in flops else sum(value for value in flops if value is not None),
+        None if None in sizes else sum(value for value in sizes if value is not None),
+    )
