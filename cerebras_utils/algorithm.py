@@ -11,13 +11,13 @@ that equals the sparsity of that weight's own mask, not one number for all of th
 Imports Cerebras software: import this module inside functions only.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cerebras.pytorch.sparse import SparsityAlgorithm
 from cerebras.pytorch.sparse.base import SparseParameter
 
-from pruning.masks.collection import resolve_names
+from cerebras_utils.mask_matching import matched
 from pruning.masks.file import MaskFile
 from pruning.problems import Problem, ProblemError
 
@@ -94,27 +94,3 @@ class FileMaskSparsity(SparsityAlgorithm):  # type: ignore[misc]  # untyped wher
         for path, module in model.named_modules(remove_duplicate=False):
             for sparse in owned.get(id(module), ()):
                 yield f"{path}.{sparse.mask_name}".lstrip("."), sparse.name
-
-
-def matched(file: MaskFile, parameters: Mapping[str, Any]) -> dict[str, str]:
-    """The mask of each parameter that has one. All that does not fit is raised together."""
-    masks = {parameter: mask for mask, parameter in resolve_names(file.names, parameters).items()}
-    if problems := [*_problems(file, masks, parameters)]:
-        raise ProblemError(problems)
-    return masks
-
-
-def _problems(file: MaskFile, masks: Mapping[str, str], parameters: Mapping[str, Any]) -> Iterator[Problem]:
-    first: dict[int, str] = {}
-    for parameter, mask in masks.items():
-        where, weight = f"{file.path}: {mask}", parameters[parameter]
-        if tuple(weight.shape) != file.shape(mask):
-            what = f"is of shape {file.shape(mask)}, the weight {tuple(weight.shape)}"
-            yield Problem(where, what, "take this model's masks")
-            continue
-        if file.kept(mask) == 0:
-            yield Problem(where, "drops every weight of its layer", "lower the sparsity of this layer")
-        other = first.setdefault(id(weight), mask)
-        if other != mask and (file.packed(mask) != file.packed(other)).any():
-            what = f"differs from mask {other}, though both are of one weight (tied)"
-            yield Problem(where, what, "keep one of the two masks")

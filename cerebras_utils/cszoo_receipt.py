@@ -9,21 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cerebras_utils.events_file import read_scalars
 from cerebras_utils.hooks import Hooks
 from cerebras_utils.run_receipt import (
-    FORMAT,
     NAME,
-    VERSION,
     State,
     as_json_number,
     checkpoint_digest,
-    environment,
-    file_digest,
+    new_receipt,
     now,
-    this_process,
     write_receipt,
 )
+from cerebras_utils.trainer_state import checkpoint_behind
 
 
 class RunReceipt(Hooks):
@@ -39,6 +38,19 @@ class RunReceipt(Hooks):
         self, trainer: Any, stack: Any, train_dataloader: Any, val_dataloader: Any, loop: Any
     ) -> None:
         self._begin(trainer, "fit")
+
+    def on_enter_validate_all(
+        self, trainer: Any, stack: Any, val_dataloaders: Any, loop: Any, ckpt_paths: Any
+    ) -> None:
+        if self._receipt is not None:
+            return  # a round of validation while fitting
+        self._begin(trainer, "validate_all")
+
+        def left(kind: Any, error: BaseException | None, trace: Any) -> None:
+            failed = State.INTERRUPTED if isinstance(error, KeyboardInterrupt) else State.FAILED
+            self._end(trainer, State.FINISHED if error is None else failed, error)
+
+        stack.push(left)
 
     def on_enter_validate(self, trainer: Any, stack: Any, val_dataloader: Any, loop: Any) -> None:
         self._begin(trainer, "validate")
@@ -78,33 +90,22 @@ class RunReceipt(Hooks):
         if self._receipt is not None:
             return  # validation while fitting
         self._path = Path(trainer.summary_dir) / NAME
-        self._receipt = {
-            "format": FORMAT,
-            "version": VERSION,
-            "state": State.RUNNING,
-            "error": None,
-            "verb": verb,
-            "backend": "cszoo",
-            "started": now(),
-            "updated": now(),
-            "ended": None,
-            "config": file_digest(_config(trainer)),
-            "phase": "trainer",
-            "masks": [file_digest(Path(callback.mask_path)) for callback in _masked(trainer)],
-            "start": None,
-            "steps": 0,
-            "metrics": {},
-            "checkpoints": [],
-            "environment": environment(trainer.backend.backend_type.name),
-            "process": this_process(),
-        }
+        self._receipt = new_receipt(
+            verb=verb,
+            backend="cszoo",
+            config=_config(trainer),
+            phase="trainer",
+            trainer=_written(trainer),
+            masks=[Path(callback.mask_path) for callback in _masked(trainer)],
+            device=trainer.backend.backend_type.name,
+        )
         self._write()
         link = Path(trainer.model_dir) / NAME
         link.unlink(missing_ok=True)
         link.symlink_to(Path(self._path.parent.name, NAME))
         self.written.append(self._path)
 
-    def _end(self, trainer: Any, state: State, error: Exception | None = None) -> None:
+    def _end(self, trainer: Any, state: State, error: BaseException | None = None) -> None:
         if self._receipt is None or self._receipt["ended"] is not None:
             return
         self._receipt |= {
@@ -115,7 +116,7 @@ class RunReceipt(Hooks):
             "mask_receipts": [callback.receipt() for callback in _masked(trainer)],
         }
         if error is not None:
-            while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+            while isinstance(error.__cause__, Exception):
                 error = error.__cause__  # the trainer wraps what its callbacks raise
             self._receipt["error"] = {"type": type(error).__name__, "message": str(error)}
         self._write()
@@ -138,10 +139,19 @@ def _config(trainer: Any) -> Path:
     return next((path for path in given if path.is_file()), Path(trainer.summary_dir) / "trainer_params.yaml")
 
 
+def _written(trainer: Any) -> dict[str, Any]:
+    """The trainer's section of the YAML, as ModelZoo has written it beside the receipt; {} where not."""
+    try:
+        document = yaml.safe_load((Path(trainer.summary_dir) / "trainer_params.yaml").read_text())
+    except (OSError, yaml.YAMLError):  # a trainer made in Python, or with objects that no YAML names
+        return {}
+    return dict(document["trainer"])
+
+
 def _digest(checkpoint: str) -> dict[str, str]:
     if checkpoint.lower().startswith("s3://"):
         return {"path": checkpoint, "fingerprint": ""}
-    return checkpoint_digest(Path(checkpoint))
+    return checkpoint_digest(Path(checkpoint_behind(checkpoint)))
 
 
 def _metrics(trainer: Any) -> dict[str, float | str]:

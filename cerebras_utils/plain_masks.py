@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cerebras_utils.mask_audit import Layer
+from cerebras_utils.mask_matching import matched
 from cerebras_utils.zero_check import ZeroCheck
-from pruning.masks.collection import resolve_names
 from pruning.masks.file import MaskFile
 from pruning.problems import Problem, ProblemError
 
@@ -35,18 +35,12 @@ class PlainMasks:
         from cerebras_utils.fallback.shards import as_shard, local
 
         weights = dict(trainer.model.named_parameters(remove_duplicate=False))
-        problems = []
         with MaskFile(self.mask_path) as file:
-            for mask, parameter in resolve_names(file.names, weights).items():
-                weight = weights[parameter]
-                if tuple(weight.shape) != file.shape(mask):
-                    what = f"is of shape {file.shape(mask)}, the weight {tuple(weight.shape)}"
-                    problems.append(Problem(f"{self.mask_path}: {mask}", what, "take this model's masks"))
-                else:
-                    self.weights[parameter] = weight
-                    self.masks[parameter] = as_shard(file.mask(mask).to(weight.device), weight)
-        if problems:
-            raise ProblemError(problems)
+            for parameter, mask in matched(file, weights).items():
+                self.weights[parameter] = weights[parameter]
+                self.masks[parameter] = as_shard(
+                    file.mask(mask).to(weights[parameter].device), weights[parameter]
+                )
         if self.every_step:
             weights = {name: local(weight) for name, weight in self.weights.items()}
             self._check = ZeroCheck(weights, {name: local(mask) for name, mask in self.masks.items()})

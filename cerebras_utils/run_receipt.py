@@ -11,7 +11,7 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cerebras_utils.data_digest import data_digest
 from pruning.atomic import Part
 from pruning.checkpoint.open import open_checkpoint
 from pruning.checkpoint.source import TensorInfo, fingerprint_of_files
@@ -47,6 +48,40 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.receipt["metrics"].items()}
+
+
+def new_receipt(
+    *,
+    verb: str,
+    backend: str,
+    config: Path,
+    phase: str,
+    trainer: Mapping[str, Any],  # the section of the config that runs: its data are looked up
+    masks: Iterable[Path],
+    device: str,
+) -> dict[str, Any]:
+    """What a run says when it begins."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "state": State.RUNNING,
+        "error": None,
+        "verb": verb,
+        "backend": backend,
+        "started": now(),
+        "updated": now(),
+        "ended": None,
+        "config": file_digest(config),
+        "phase": phase,
+        "data": data_digest(trainer, verb),
+        "masks": [file_digest(path) for path in masks],
+        "start": None,
+        "steps": 0,
+        "metrics": {},
+        "checkpoints": [],
+        "environment": environment(device),
+        "process": this_process(),
+    }
 
 
 def write_receipt(path: Path, receipt: Mapping[str, Any]) -> None:

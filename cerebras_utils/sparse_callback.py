@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cerebras_utils.hooks import Hooks
 from cerebras_utils.mask_audit import Layer, as_json, audit
 from cerebras_utils.plain_masks import PlainMasks
+from cerebras_utils.trainer_state import checkpoint_behind
 from pruning.problems import Problem, ProblemError, fail
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class SparseMaskCallback(Hooks):
 
     def on_before_load_checkpoint(self, trainer: Any, ckpt_path: str | None) -> None:
         if ckpt_path is not None:
-            self._start = str(ckpt_path)
+            self._start = checkpoint_behind(str(ckpt_path))
 
     def preprocess_checkpoint(self, trainer: Any, state_dict: dict[str, Any]) -> None:
         """A checkpoint's masks must be these; what was started from masked weights is not masked again."""

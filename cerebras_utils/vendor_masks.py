@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from cerebras_utils.algorithm import FileMaskSparsity, matched
+from cerebras_utils.algorithm import FileMaskSparsity
 from cerebras_utils.mask_audit import Layer, layer_of
+from cerebras_utils.mask_matching import matched
 from cerebras_utils.zero_check import ZeroCheck
 from pruning.masks.file import MaskFile
 from pruning.problems import fail

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,21 @@ class ProblemError(ValueError):
         assert self.problems, "an error without a problem"
         super().__init__("\n".join(_lines(self.problems)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Processes hand errors to each other pickled, and an exception on its own pickles its text alone."""
+        return _told, (type(self), self.problems), self.__dict__
+
 
 def fail(where: object, what: str, fix: str) -> ProblemError:
     """``raise fail(...)``: the common case of a single problem."""
     return ProblemError([Problem(str(where), what, fix)])
+
+
+def _told(kind: type[ProblemError], problems: tuple[Problem, ...]) -> ProblemError:
+    """Whatever the arguments are that a subclass is made with."""
+    error = kind.__new__(kind)
+    ProblemError.__init__(error, problems)
+    return error
 
 
 def _lines(problems: tuple[Problem, ...]) -> Iterable[str]:

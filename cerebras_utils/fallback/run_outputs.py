@@ -23,17 +23,13 @@ from cerebras_utils.checkpoints_index import CheckpointsIndex
 from cerebras_utils.fallback.events import EventWriter
 from cerebras_utils.fallback.run_log import LogFile, level_number, refusals
 from cerebras_utils.run_receipt import (
-    FORMAT,
     NAME,
-    VERSION,
     State,
     as_json_number,
     checkpoint_digest,
-    environment,
-    file_digest,
+    new_receipt,
     now,
     runs_in,
-    this_process,
     write_receipt,
 )
 from pruning.atomic import Part
@@ -54,7 +50,7 @@ class RunDirectory:
         self,
         model_dir: str | Path,
         *,
-        verb: str,  # fit or validate
+        verb: str,  # fit, validate or validate_all
         config: Path,
         phase: str = "trainer",  # which trainer of the config, as ``Phase.key`` says it
         params: Mapping[str, Any],  # of the trainer as it runs, options of the command line included
@@ -66,27 +62,16 @@ class RunDirectory:
         self.model_dir = Path(model_dir)
         self.index = CheckpointsIndex(self.model_dir, checkpoint_name)
         self.log = logging.getLogger("wafersparse")
-        self._checkpoints: list[dict[str, Any]] = []
-        self._receipt: dict[str, Any] = {
-            "format": FORMAT,
-            "version": VERSION,
-            "state": State.RUNNING,
-            "error": None,
-            "verb": verb,
-            "backend": "torch",
-            "started": now(),
-            "updated": now(),
-            "ended": None,
-            "config": file_digest(config),
-            "phase": phase,
-            "masks": [file_digest(path) for path in masks],
-            "start": None,
-            "steps": 0,
-            "metrics": {},
-            "checkpoints": self._checkpoints,
-            "environment": environment(device),
-            "process": this_process(),
-        }
+        self._receipt = new_receipt(
+            verb=verb,
+            backend="torch",
+            config=config,
+            phase=phase,
+            trainer=params,
+            masks=masks,
+            device=device,
+        )
+        self._checkpoints: list[dict[str, Any]] = self._receipt["checkpoints"]
         if verb == "fit":
             _refuse_a_second(self.model_dir)
         with refusals(self.model_dir):

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ def main(directory: Path, fd: int) -> None:
         try:
             tell(done=trace_here(json.loads((directory / "request.json").read_text()), directory, tell))
         except Exception as error:
+            traceback.print_exc()  # to the log, which is read as soon as the problems are told
             problems = [*_problems_in(error)] or [_unexpected(error, directory)]
             tell(problems=[[p.where, p.what, p.fix] for p in problems])
-            raise  # to the log
+            sys.exit(1)
 
 
 def trace_here(request: dict[str, Any], directory: Path, tell: Tell) -> dict[str, Any]:

@@ -31,7 +31,7 @@ ITEMSIZE = {
 }  # fmt: skip
 FLOATS = ("F64", "F32", "F16", "BF16")  # what can be masked
 
-_BLOCK, _BLOCKS = 4096, 64  # of the fingerprint
+_BLOCK, BLOCKS = 4096, 64  # of the fingerprint
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def fingerprint_of_files(infos: Mapping[str, TensorInfo], files: tuple[Path, ...
     File names are left out: a checkpoint that was renamed or moved is the same checkpoint.
     """
     digest = listing_digest(infos)
-    for part in sorted(_sample(file) for file in files):
+    for part in sorted(sample_digest(file) for file in files):
         digest.update(part)
     return digest.hexdigest()
 
@@ -160,12 +160,13 @@ def listing_digest(infos: Mapping[str, TensorInfo]) -> "hashlib._Hash":
     return hashlib.sha256(json.dumps(listing).encode())
 
 
-def _sample(file: Path) -> bytes:
+def sample_digest(file: Path, blocks: int = BLOCKS) -> bytes:
+    """Of the size and of evenly spaced blocks, the first and the last among them."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         digest.update(size.to_bytes(8, "little"))
-        for i in range(_BLOCKS):
-            stream.seek(max(0, size - _BLOCK) * i // (_BLOCKS - 1))
+        for i in range(blocks):
+            stream.seek(max(0, size - _BLOCK) * i // (blocks - 1))
             digest.update(stream.read(_BLOCK))
     return digest.digest()

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 
 from cerebras_utils.config_rewriter import rewrite
 from cerebras_utils.events_file import read_scalars
 from cerebras_utils.fallback.mdl_reader import load_mdl
 from cerebras_utils.rewriting.request import Request, read_masks
+from experiments.cli import main
 from pruning.mask_ops import save_mask
-from tests.cerebras_utils.fallback.tiny_runs import config, fitted, masks_of, run, write_data
+from tests.cerebras_utils.fallback.tiny_runs import config, fitted, masks_of, write_data
 
 REAL = Path(__file__).parents[2].parent / "shared/cszoo_configs"
 _HERE = importlib.util.find_spec("cerebras") and importlib.util.find_spec("cerebras.modelzoo")
@@ -48,7 +50,7 @@ def test_native_runs_of_a_stock_cszoo_are_the_masked_runs(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     write_data("train", 40)
     write_data("valid", 8, seed=1)
-    fitted(config(steps=3), "--backend", "torch")
+    fitted(config(steps=3))
     start = "run/checkpoint_3.mdl"
     masks = masks_of(start)
     levels = torch.linspace(0.3, 0.8, len(masks))
@@ -63,7 +65,7 @@ def test_native_runs_of_a_stock_cszoo_are_the_masked_runs(tmp_path, monkeypatch)
     shared = ["--masks", "tied.safetensors", "--checkpoint", start, "--set", "init.loop.max_steps=8"]
     shared += ["--set", "init.model.dropout_rate=0.0", "--set", "init.loop.eval_frequency=8"]
     for name, more in (("native", ["--native"]), ("masked", [])):
-        result = run("config", "c.yaml", *shared, *more, "--out", f"{name}.yaml")
+        result = CliRunner().invoke(main, ["config", "c.yaml", *shared, *more, "--out", f"{name}.yaml"])
         assert result.exit_code == 0, result.output
     assert "SparseMaskCallback" not in Path("native.yaml").read_text()
     groups = yaml.safe_load(Path("native.yaml").read_text())["trainer"]["init"]["sparsity"]

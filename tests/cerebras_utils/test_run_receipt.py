@@ -4,14 +4,18 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from cerebras_utils.data_digest import data_digest
 from cerebras_utils.run_receipt import (
     FORMAT,
     VERSION,
@@ -143,3 +147,74 @@ def test_a_checkpoint_that_was_just_written_need_not_be_listed_again(tmp_path):
     model = {"b.weight": weight, "a.weight": weight, "a.weight_mask": weight > 0, "c": torch.zeros(())}
     save_mdl(tmp_path / "m.mdl", {"model": model, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}})
     assert checkpoint_digest(tmp_path / "m.mdl", model) == checkpoint_digest(tmp_path / "m.mdl")
+
+
+def write_set(directory, *, seed=0, files=2):
+    """Files of about 40 kB: sampled, not read whole, where many of them are in a set."""
+    directory.mkdir(parents=True)
+    for index in range(files):
+        tokens = np.random.default_rng([seed, index]).integers(0, 9, (100, 3, 32), dtype=np.int32)
+        with h5py.File(directory / f"{index}.h5", "w") as file:
+            file["data"] = tokens
+
+
+def trainer_of(train, valid):
+    loaders = {"train_dataloader": {"data_dir": str(train)}, "val_dataloader": [{"data_dir": [str(valid)]}]}
+    return {"fit": loaders, "validate": {"val_dataloader": {"data_dir": str(valid)}}}
+
+
+def test_the_same_data_elsewhere_have_the_same_digest(tmp_path):
+    write_set(tmp_path / "train")
+    write_set(tmp_path / "valid", seed=1)
+    digest = data_digest(trainer_of(tmp_path / "train", tmp_path / "valid"), "fit")
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    shutil.copytree(tmp_path / "train", tmp_path / "moved" / "a")
+    shutil.copytree(tmp_path / "valid", tmp_path / "moved" / "b")
+    moved = trainer_of(tmp_path / "moved" / "a", tmp_path / "moved" / "b")
+    assert data_digest(moved, "fit") == digest
+    assert data_digest(moved, "validate") not in ("", digest)
+    assert data_digest(trainer_of(tmp_path / "valid", tmp_path / "train"), "fit") not in ("", digest)
+
+
+@pytest.mark.parametrize("which", ["train", "valid"])
+@pytest.mark.parametrize("change", ["first byte", "last byte", "size", "name", "one file less"])
+def test_other_data_have_another_digest(tmp_path, which, change):
+    write_set(tmp_path / "train")
+    write_set(tmp_path / "valid", seed=1)
+    trainer = trainer_of(tmp_path / "train", tmp_path / "valid")
+    before = data_digest(trainer, "fit")
+    file = tmp_path / which / "1.h5"
+    content = bytearray(file.read_bytes())
+    if change == "name":
+        file.rename(file.with_name("2.h5"))
+    elif change == "one file less":
+        file.unlink()
+    else:
+        if change == "size":
+            content += b"\0"
+        else:
+            content[0 if change == "first byte" else -1] ^= 1
+        file.write_bytes(content)
+    assert data_digest(trainer, "fit") not in ("", before)
+
+
+def test_of_many_files_fewer_blocks_each_are_read(tmp_path, monkeypatch):
+    write_set(tmp_path / "train", files=4)
+    trainer = {"fit": {"train_dataloader": {"mixture": [{"data_dir": str(tmp_path / "train"), "weight": 1}]}}}
+    monkeypatch.setattr("cerebras_utils.data_digest._BLOCKS_OF_A_SET", 4)
+    digest = data_digest(trainer, "fit")
+    file = tmp_path / "train" / "2.h5"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # in none of the two blocks
+    file.write_bytes(content)
+    assert data_digest(trainer, "fit") == digest
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert data_digest(trainer, "fit") != digest
+
+
+def test_what_cannot_be_read_here_has_no_digest(tmp_path):
+    write_set(tmp_path / "train")
+    assert data_digest(trainer_of(tmp_path / "train", tmp_path / "on the cluster"), "fit") == ""
+    assert data_digest({"fit": {"train_dataloader": {"data_processor": "DummyDataProcessor"}}}, "fit") == ""
+    assert data_digest({"fit": {"ckpt_path": None}}, "fit") == data_digest({}, "validate_all") == ""

@@ -173,3 +173,14 @@ def test_masks_that_the_file_lacks_and_the_checkpoint_has(tmp_path, masks, train
 def test_a_mask_file_that_is_not_there(tmp_path, make):
     with pytest.raises(ProblemError, match="cannot be read"):
         make()
+
+
+def test_masks_that_cszoo_would_refuse_are_refused_here_too(masks, trainer, make, tmp_path):
+    path = tmp_path / "masks.safetensors"
+    save_mask({**masks, NAMES[0]: torch.zeros_like(masks[NAMES[0]])}, path, overwrite=True)
+    with pytest.raises(ProblemError, match="drops every weight of its layer"):
+        make()
+    trainer.model.register_module("tied", trainer.model.get_submodule(NAMES[0].removesuffix(".weight")))
+    save_mask({**masks, "tied.weight": ~masks[NAMES[0]]}, path, overwrite=True)
+    with pytest.raises(ProblemError, match=r"both are of one weight \(tied\)"):
+        make()
