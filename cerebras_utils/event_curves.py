@@ -33,7 +33,7 @@ class Curve:
 
 
 def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
-    """Every scalar of an event file by tag. Damage is an error, as of ``read_scalars``; a cut end is left out."""
+    """Every scalar of an event file by tag. Damage is an error as of ``read_scalars``, a cut end is none."""
     file = Path(path)
     try:
         data = np.fromfile(file, np.uint8)

@@ -13,7 +13,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from cerebras_utils.hooks import Hooks
-from cerebras_utils.lora_settings import LORA, SPARSE_LORA, group_place, groups
+from cerebras_utils.lora_settings import LORA, SPARSE_LORA, group_place, groups, weights_command
 from pruning.problems import Problem, ProblemError, fail
 
 if TYPE_CHECKING:
@@ -187,20 +187,12 @@ def fill_factors(trainer: Any, state_dict: dict[str, Any], where: str) -> None:
         )
     others = [key for key in _OF_A_RUN if key in state_dict]
     if trainer.optimizer is not None and others and (missing or _of_other_weights(trainer, state_dict)):
-        source = "from cerebras_utils.fallback.checkpoints import read_checkpoint"
-        sink = "from cerebras_utils.fallback.mdl_writer import save_mdl"
-        weights = f"{{'model': read_checkpoint(Path('{where}'))['model']}}"
-        call = f"save_mdl(Path('{_weights_file(where)}'), {weights})"
         raise fail(
             where,
             f"is a base, of other weights than are trained here, and has the {', '.join(others)} of its own",
-            f'start from its weights alone: python -c "from pathlib import Path; {source}; {sink}; {call}"',
+            f"start from its weights alone: {weights_command(where)}",
         )
     model |= {name: own[name] for name in missing}
-
-
-def _weights_file(checkpoint: str) -> str:
-    return f"{checkpoint.removesuffix('.mdl')}.weights.mdl"
 
 
 def _of_other_weights(trainer: Any, state_dict: Mapping[str, Any]) -> bool:

@@ -1,8 +1,11 @@
 """``lora_params`` of a YAML, checked: ModelZoo's keys, and those that this project adds. Imports no torch."""
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cerebras_utils.vendor_names import named_entries
 from pruning.lora.config import SparseLoRAConfig
 from pruning.problems import Problem, ProblemError
 from pruning.registry import suggest
@@ -59,12 +62,10 @@ def params_problems(name: str, lora_params: Any, where: str) -> Iterator[Problem
 
 def callback_problems(callbacks: Any, where: str) -> Iterator[Problem]:
     """What is wrong with LoRA in the ``callbacks`` of a YAML: each by itself, and with the masks."""
-    named: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for index, entry in enumerate(callbacks if isinstance(callbacks, list) else ()):
-        if isinstance(entry, Mapping) and len(entry) == 1:
-            ((name, arguments),) = entry.items()
-            if isinstance(arguments, Mapping):
-                named[str(name).lower()] = (f"{where}[{index}].{name}", arguments)
+    named = {
+        name.lower(): (f"{where}[{index}].{name}", arguments)
+        for index, name, arguments in named_entries(callbacks)
+    }
     for name in (LORA, SPARSE_LORA):
         if (found := named.get(name.lower())) and "lora_params" in found[1]:
             yield from params_problems(name, found[1]["lora_params"], f"{found[0]}.lora_params")
@@ -104,3 +105,18 @@ def _known(name: str) -> tuple[str, ...]:
 
 def _listed(lora_params: Any) -> Sequence[Any]:
     return lora_params if isinstance(lora_params, list) else [lora_params]
+
+
+def weights_command(checkpoint: str) -> str:
+    """For a shell: what writes the weights of a checkpoint alone, without its optimizer."""
+    source, target = (
+        json.dumps(name, ensure_ascii=False)
+        for name in (checkpoint, f"{checkpoint.removesuffix('.mdl')}.weights.mdl")
+    )
+    code = (
+        "from pathlib import Path; "
+        "from cerebras_utils.fallback.checkpoints import read_checkpoint; "
+        "from cerebras_utils.fallback.mdl_writer import save_mdl; "
+        f'save_mdl(Path({target}), {{"model": read_checkpoint(Path({source}))["model"]}})'
+    )
+    return f"python -c {shlex.quote(code)}"

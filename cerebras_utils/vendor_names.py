@@ -162,6 +162,15 @@ def with_defaults(
     return [*found, *left.values()]
 
 
+def named_entries(written: Any) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+    """Place, name and arguments of the callbacks or loggers that are written as they should be."""
+    for index, entry in enumerate(written if isinstance(written, list) else ()):
+        if isinstance(entry, Mapping) and len(entry) == 1:
+            ((name, arguments),) = entry.items()
+            if isinstance(name, str) and isinstance(arguments, Mapping):
+                yield index, name, arguments
+
+
 def entry_problems(entries: Any, where: str, kind: str, ours: Sequence[str] = OURS) -> Iterator[Problem]:
     """What is wrong with ``callbacks`` or ``loggers`` (``kind``: callback or logger) of a YAML."""
     own = ours if kind == "callback" else ()

@@ -1,9 +1,9 @@
 """The rules of the house that a reader relies on, and that no single module can see."""
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -59,11 +59,12 @@ def test_the_engine_runs_without_torch():
 
 
 def test_help_answers_at_once():
-    """The best of several: the machine may be busy, the command must not be."""
+    """In processor time, and the best of several: the machine may be busy, the command must not be."""
     command = [sys.executable, "-c", "from experiments.cli import main; main(['--help'])"]
     took = []
-    for _ in range(5):
-        begun = time.perf_counter()
+    while len(took) < 8 and not (took and min(took) < 0.3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, capture_output=True)
-        took.append(time.perf_counter() - begun)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(took) < 0.3

@@ -2,13 +2,15 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
+
+from experiments.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,19 +30,24 @@ def place(tmp_path_factory):
     return place
 
 
-def sh(command, place):
-    """As typed into a shell, with this interpreter's ``wafersparse``."""
-    name = f"{shlex.quote(sys.executable)} -m experiments"
-    line = re.sub(r"^wafersparse\b", name, command)
-    return subprocess.run(["bash", "-c", line], cwd=place, env=ENVIRONMENT, capture_output=True, text=True)
+def typed(command, place, monkeypatch):
+    """As typed into a shell there: its quotes and patterns, and what ``wafersparse`` makes of the words.
+
+    In this process: a new one for each would import torch again.
+    """
+    monkeypatch.chdir(place)
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True).stdout
+    program, *arguments = words.split("\0")[:-1]
+    assert program == "wafersparse"
+    return CliRunner().invoke(main, arguments)
 
 
-def test_the_commands_in_their_order(place):
+def test_the_commands_in_their_order(place, monkeypatch):
     verbs = [command for command in COMMANDS if command.startswith("wafersparse")]
     assert len(verbs) > 8
     for command in verbs:
-        result = sh(command, place)
-        assert result.returncode == 0, f"{command}\n{result.stderr}"
+        result = typed(command, place, monkeypatch)
+        assert result.exit_code == 0, (command, result.output, result.exception)
         assert result.stdout
 
 
@@ -73,12 +80,12 @@ def test_the_python_examples(text, tmp_path):
 @pytest.mark.parametrize(
     "recipe", sorted((ROOT / "configs" / "masks").glob("*.yaml")), ids=lambda path: path.name
 )
-def test_every_recipe_starts_with_the_command_that_runs_it(recipe, place):
+def test_every_recipe_starts_with_the_command_that_runs_it(recipe, place, monkeypatch):
     first = recipe.read_text().splitlines()[0]
     assert first.startswith("# wafersparse masks ")
     assert f"configs/masks/{recipe.name}" in first
     assert yaml.safe_load(recipe.read_text())
-    assert sh(first[2:], place).returncode == 0
+    assert typed(first[2:], place, monkeypatch).exit_code == 0
 
 
 def test_every_option_is_in_the_reference():

@@ -9,6 +9,7 @@ from typing import Any
 from cerebras_utils.checks.registry import NotMade
 from cerebras_utils.cszoo_yaml import Phase
 from cerebras_utils.trainer_keys import DATALOADERS
+from cerebras_utils.vendor_names import named_entries
 from pruning.checkpoint.source import TensorSource
 from pruning.masks.file import MaskFile
 from pruning.problems import ProblemError
@@ -216,12 +217,8 @@ class Case:
 
 def written_callbacks(init: Mapping[str, Any]) -> Iterator[Callback]:
     """Those that are written as they should be: one name with its arguments."""
-    written = init.get("callbacks")
-    for index, entry in enumerate(written if isinstance(written, list) else ()):
-        if isinstance(entry, Mapping) and len(entry) == 1:
-            ((name, arguments),) = entry.items()
-            if isinstance(name, str) and isinstance(arguments, Mapping):
-                yield Callback(name, arguments, f"init.callbacks[{index}].{name}")
+    for index, name, arguments in named_entries(init.get("callbacks")):
+        yield Callback(name, arguments, f"init.callbacks[{index}].{name}")
 
 
 def section(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:

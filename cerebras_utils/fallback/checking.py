@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cerebras_utils.cszoo_yaml import Phase, config_problems, lines_without_effect, located
@@ -33,6 +34,7 @@ def find_problems(phases: Sequence[Phase], verb: str, ours: Mapping[str, type[Ho
         if isinstance(init.get("precision"), Mapping):
             problems += precision_problems(init, phase.where("init.precision"))
         problems += _argument_problems(phase, ours)
+        problems += _mask_problems(phase)
         problems += lora_problems(init.get("callbacks"), phase.where("init.callbacks"))
         problems += _left_problems(phase, verb)
     return located(problems, phases)
@@ -85,6 +87,32 @@ def _argument_problems(phase: Phase, ours: Mapping[str, type[Hooks]]) -> Iterato
         for argument, about in known.items():
             if about.default is inspect.Parameter.empty and argument not in arguments:
                 yield Problem(where, f"lacks {argument!r}", f"write `{argument}:` below it")
+
+
+def _mask_problems(phase: Phase) -> Iterator[Problem]:
+    """What the SparseMaskCallback is given, and that it stands once: two would prune by both, and log one."""
+    entries = phase.init.get("callbacks")
+    first = True
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if not isinstance(entry, dict) or len(entry) != 1:
+            continue
+        ((name, arguments),) = with_defaults([entry], {}) or [("", {})]
+        if name != "SparseMaskCallback":
+            continue
+        where = phase.where(f"init.callbacks[{index}].{next(iter(entry))}")
+        if not first:
+            yield Problem(where, f"{name} is there already, and cszoo takes each once", "keep one of them")
+        first = False
+        path, every = arguments.get("mask_path", ...), arguments.get("apply_every_step", True)
+        if path is not ... and not (isinstance(path, str) and path):
+            yield Problem(f"{where}.mask_path", f"{path!r} is no path", "write `mask_path: FILE`")
+        elif path is not ... and not Path(path).is_file():
+            what = "is no file" if Path(path).exists() else "there is no such file"
+            fix = f"name a mask file; relative paths begin at {Path.cwd()}, where the command runs"
+            yield Problem(f"{where}.mask_path: {path}", what, fix)
+        if not isinstance(every, bool):  # any text would count as true
+            what = f"{every!r} is neither true nor false"
+            yield Problem(f"{where}.apply_every_step", what, "write true or false, without quotes")
 
 
 def _fit_notes(phase: Phase) -> Iterator[str]:

@@ -4,6 +4,7 @@ A checkpoint that does not fit is an error that lists what is missing, unexpecte
 shape. Nothing is ever trained from random weights because a key was spelled otherwise.
 """
 
+import pickle
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -145,15 +146,31 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise fail(path, "there is no such file", "name a checkpoint: a .mdl, or one of torch.save")
     if path.suffix in (".pt", ".pth", ".bin"):
-        tree: Any = torch.load(path, map_location="cpu", weights_only=True)
+        tree: Any = _load_pickle(path)
     else:
         tree = load_mdl(path)
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
-        keys = ", ".join(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
+        keys = _some(list(map(str, tree))) if isinstance(tree, dict) else type(tree).__name__
         raise fail(
             path, f'has no weights under "model" at its top ({keys})', "save it as {'model': state_dict}"
         )
     return tree
+
+
+def _load_pickle(path: Path) -> Any:
+    """A file of ``torch.save``, without running what a pickle may hold."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise fail(
+            path,
+            "holds more than tensors and plain values, which is code and is not run",
+            "where the file is trusted, load it where it was written and save it again: "
+            "torch.save({'model': model.state_dict()}, path)",
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        what = f"torch cannot read it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        raise fail(path, what, "copy the checkpoint again, or use the one before it") from error
 
 
 def check_version(tree: Mapping[str, Any], path: Path, report: Any, *, strict: bool) -> None:

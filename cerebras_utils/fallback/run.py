@@ -251,18 +251,19 @@ def _execute(trainer: Trainer, phase: Phase, verb: str, overrides: Overrides, se
     stage = phase.params[verb]
     data_key, checkpoint_key = DATALOADERS[verb]
     start = overrides.checkpoint_path or stage.get(checkpoint_key, ...)  # null: none; absent: the last one
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     if verb == "fit":
         (train,) = _loaders(trainer.processes, phase, verb, data_key, seed)
         trainer.fit(train, _loaders(trainer.processes, phase, verb, "val_dataloader", seed), start)
     elif verb == "validate":
         (loader,) = _loaders(trainer.processes, phase, verb, data_key, seed)
-        found = trainer.validate(loader, start)
+        found["metrics"] = trainer.validate(loader, start)
     else:
         paths = trainer.checkpoints.matching(start, phase.where(f"{verb}.{checkpoint_key}"))
-        trainer.validate_all(_loaders(trainer.processes, phase, verb, data_key, seed), paths)
+        loaders = _loaders(trainer.processes, phase, verb, data_key, seed)
+        found["validations"] = trainer.validate_all(loaders, paths)
     receipts = [c.receipt() for c in trainer.callbacks.values() if isinstance(c, SparseMaskCallback)]
-    return {"steps": trainer.global_step, "masks": receipts, **({"metrics": found} if found else {})}
+    return {"steps": trainer.global_step, "masks": receipts, **found}
 
 
 def _loaders(processes: Processes, phase: Phase, stage: str, key: str, seed: int) -> list[Loader]:

@@ -254,19 +254,29 @@ class Trainer:
         if values := self._end_batch():
             self.report.line(self.global_step, index + 1, values)
 
-    def validate_all(self, loaders: Sequence[Loader], ckpt_paths: Sequence[Any] = (None,)) -> None:
-        self._validate_all(loaders, ckpt_paths, None, True)
+    def validate_all(
+        self, loaders: Sequence[Loader], ckpt_paths: Sequence[Any] = (None,)
+    ) -> list[dict[str, Any]]:
+        """Every checkpoint on every set. Returns what was found of each checkpoint, by set."""
+        return self._validate_all(loaders, ckpt_paths, None, True)
 
     def _validate_all(
         self, loaders: Sequence[Loader], ckpt_paths: Sequence[Any], loop_idx: int | None, is_last: bool
-    ) -> None:
+    ) -> list[dict[str, Any]]:
+        found = []
         with ExitStack() as stack:
             self.call("on_enter_validate_all", stack, loaders, self.loop, ckpt_paths)
             for path in ckpt_paths:
                 self.checkpoints.load(self, path)
-                for index, loader in enumerate(loaders):
-                    self.validate(loader, ckpt_path=None, scope=f"validate_{index}")
+                scopes = {f"validate_{index}": loader for index, loader in enumerate(loaders)}
+                metrics = {
+                    scope: self.validate(loader, ckpt_path=None, scope=scope)
+                    for scope, loader in scopes.items()
+                }
+                checkpoint = None if path is None else str(path)
+                found.append({"checkpoint": checkpoint, "steps": self.global_step, "metrics": metrics})
                 self.call("run_validation", loop_idx, is_last)
+        return found
 
     def _eval_steps(self, loader: Loader) -> int:
         return self.loop.eval_steps or len(loader)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from cerebras_utils.lora_settings import weights_command
 from cerebras_utils.rewriting.request import MaskSummary
 from pruning.checkpoint.open import open_checkpoint
 from pruning.checkpoint.source import TensorSource
@@ -29,7 +30,7 @@ def optimizer_problem(path: str, source: TensorSource) -> Problem | None:
     return Problem(
         path,
         "holds the state of an optimizer: with LoRA its groups have another size, and loading fails",
-        "give a checkpoint of the model alone, as torch.save({'model': state['model']}, FILE)",
+        f"give a checkpoint of the model alone: {weights_command(path)}",
     )
 
 

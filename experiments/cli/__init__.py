@@ -18,6 +18,9 @@ VERBS = {  # name: (module, what it does)
     "trace": ("experiments.cli.trace", "Check what the CS-3 compiler would be told, without a CS-3."),
     "fit": ("experiments.cli.fit", "Train as a cszoo YAML says, on cszoo or plain PyTorch."),
     "validate": ("experiments.cli.validate", "Validate as a cszoo YAML says, on cszoo or plain PyTorch."),
+    "validate_all": ("experiments.cli.validate_all", "Validate every checkpoint on every set."),
+    "sweep": ("experiments.cli.sweep", "Plan, start and resume many runs: sparsities, scores, LoRA, seeds."),
+    "status": ("experiments.cli.status", "Show how the runs of a sweep go, with the time left."),
     "install-hook": ("experiments.cli.install_hook", "Let this Python's stock cszoo know the callbacks."),
     "uninstall-hook": ("experiments.cli.uninstall_hook", "Take that back again."),
 }

@@ -1,4 +1,4 @@
-"""``wafersparse fit``, and but for the verb ``validate``: a cszoo config on cszoo, or on plain PyTorch."""
+"""``wafersparse fit``, ``validate`` and ``validate_all``: a cszoo config on cszoo, or on plain PyTorch."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import click
 
 from experiments.cli.cszoo_flags import CszooCommand, cszoo_flags, for_cszoo, without_use
 
-_EXAMPLE = "Example:  wafersparse {verb} configs/gpt2_1m.yaml --target_device CPU -o runs/dense"
+_EXAMPLE = "configs/gpt2_1m.yaml --target_device CPU -o runs/dense"
 _TORCH_ONLY = {  # flags of plain PyTorch alone: what to do instead
     "keep": "write the callback KeepNCheckpoints into the config",
     "parallel": "leave it out: cszoo shares a run out by --num_csx",
@@ -17,8 +17,8 @@ _TORCH_ONLY = {  # flags of plain PyTorch alone: what to do instead
 }
 
 
-def make_command(verb: str, what: str) -> click.Command:
-    @click.command(verb, cls=CszooCommand, help=what, epilog=_EXAMPLE.format(verb=verb))
+def make_command(verb: str, what: str, example: str = _EXAMPLE) -> click.Command:
+    @click.command(verb, cls=CszooCommand, help=what, epilog=f"Example:  wafersparse {verb} {example}")
     @click.argument("config", type=click.Path(path_type=Path))
     @click.option(
         "--backend",
@@ -77,7 +77,8 @@ def _run_cszoo(
         raise ProblemError([Problem(str(config), "is no file", "check the path")])
     if dry_run:
         launch(["config", "validate", str(config)])
-        click.echo(f"{config}: ModelZoo finds nothing that is wrong; `wafersparse doctor` looks further")
+        said = f"{config}: ModelZoo finds nothing that is wrong; `wafersparse doctor` looks further"
+        click.echo(_no_problems(config) if as_json else said)
         return
     receipts = launch([verb, str(config), *for_cszoo(given)])
     if as_json:
@@ -86,6 +87,11 @@ def _run_cszoo(
             {"steps": r["steps"], "masks": r["mask_receipts"], "metrics": r["metrics"]} for r in written
         ]
         click.echo(json.dumps(results, indent=1))
+
+
+def _no_problems(config: Path) -> str:
+    """What --dry-run says with --json; whatever is wrong ends the command before."""
+    return json.dumps({"config": str(config), "problems": []})
 
 
 def _run_torch(
@@ -118,7 +124,7 @@ def _run_torch(
     for line in [*idle, *notes(phases, verb)]:
         click.echo(line, err=True)
     if dry_run:
-        click.echo(f"{config}: nothing found that is wrong")
+        click.echo(_no_problems(config) if as_json else f"{config}: nothing found that is wrong")
         return
     overrides = Overrides(
         device=given["target_device"],

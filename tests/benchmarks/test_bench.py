@@ -89,7 +89,13 @@ def trained(tools, runs=1, without=()):
     steps = {name: [[value] * 3] * runs for name, value in seconds.items() if name not in without}
     versions = {name: {"torch": "2.0" if name in ("cszoo", "vendor") else "3.0"} for name in steps}
     saves = {"mdl synced": [0.4], "torch synced": [0.2], "mdl cached": [0.2], "torch cached": [0.2]}
+    kinds = zip(tools["training"].LORA, (10.0, 11.0, 12.0, 13.0), strict=True)
+    lora = {
+        kind: {"ms": ms, "from": ms - 1, "to": ms + 1, "to plain LoRA": ms / 10, "kept": ms * 1e6}
+        for kind, ms in kinds
+    }
     return tools["training"].Training(
+        lora=lora,
         steps=steps,
         missing={name: "cerebras" for name in without},
         versions=versions,
@@ -213,6 +219,10 @@ def test_training_rows(tools):
     assert found["a .mdl checkpoint of the same, and on the disk"] == (pytest.approx(2.0), "**not met**")
     assert found["a .mdl checkpoint of the same, not synced, either of them"] == (pytest.approx(1.0), "met")
     assert rows[f"{names['dense']}, torch 3.0"].measured.values == (100.0, 100.0)
+    masked = tools["training"].LORA["sparse_to_sparse"]
+    assert rows[f"a step of {masked}"].measured.text("{:.0f}") == "12 (11–13)"
+    assert rows[f"a step of {masked}"].ratio.median == 1.2
+    assert rows[f"kept for the backward pass by {masked}"].measured.median == 12
 
 
 def test_without_modelzoo_there_is_no_verdict_on_it(tools):
@@ -226,6 +236,7 @@ def test_one_part_alone_has_a_report_of_its_own(bench, tmp_path):
     _, report, results, _ = bench("--only", "training")
     assert [line for line in report.splitlines() if line.startswith("## ")] == [
         "## Training steps",
+        "## LoRA on sparse weights",
         "## Writing checkpoints",
     ]
     assert "--only training" in report
@@ -277,6 +288,7 @@ def test_a_contestant_that_fails_ends_it_with_what_it_said(turns):
 @pytest.mark.slow
 def test_real_steps_and_checkpoints(tools, monkeypatch, tmp_path):
     monkeypatch.setattr(tools["training"], "STEPS", 1)
+    monkeypatch.setattr(tools["training"], "LORA_STEPS", 1)
     settings = tools["cases"].Settings(
         work=tmp_path / "work",
         runs=1,
@@ -291,4 +303,5 @@ def test_real_steps_and_checkpoints(tools, monkeypatch, tmp_path):
     assert set(found.steps) | set(found.missing) == {"dense", "masked", "cszoo"}
     assert all(0 < seconds < 60 for runs in found.steps.values() for run in runs for seconds in run)
     assert all(row.measured for row in tools["training"].saving_rows(found.saves))
+    assert all(row.measured.median > 0 for row in tools["training"].lora_rows(found.lora))
     assert not list(settings.work.iterdir())

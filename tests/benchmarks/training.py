@@ -15,6 +15,7 @@ from cases import HERE, REPOSITORY, Settings, say
 from measure import Spread, ratio, run
 from rows import Asked, Row
 
+LORA_STEPS = 15
 STEPS = 20  # in a repetition; the first repetition is the warm-up
 MODEL = "configs/gpt2_1m.yaml, batch 16 × 128 tokens"
 NAMES = {
@@ -22,6 +23,13 @@ NAMES = {
     "masked": "the same with half of the projections masked after every step",
     "cszoo": "a step of ModelZoo's own trainer",
     "vendor": "a step of the fallback on the torch of ModelZoo",
+}
+
+LORA = {  # kinds of tests/benchmarks/lora.py, on 8 layers of 512 × 512, 512 tokens, rank 8
+    "plain LoRA": "plain LoRA",
+    "sparse_to_dense": "LoRA beside sparse weights (sparse_to_dense)",
+    "sparse_to_sparse": "LoRA masked in the forward pass (sparse_to_sparse)",
+    "multiplicative": "LoRA that scales the weights (multiplicative)",
 }
 
 
@@ -33,6 +41,7 @@ class Training:
     missing: dict[str, str] = field(default_factory=dict)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     saves: dict[str, Any] = field(default_factory=dict)
+    lora: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def measure(settings: Settings) -> Training:
@@ -52,6 +61,9 @@ def measure(settings: Settings) -> Training:
         say(f"checkpoints: {settings.runs} runs and a warm-up")
         done = run([sys.executable, HERE / "saving.py", place, str(settings.runs)], cwd=REPOSITORY)
         found.saves = json.loads(done.out.splitlines()[-1])
+        say(f"LoRA: {LORA_STEPS} steps of each kind")
+        lora = [sys.executable, "-m", "tests.benchmarks.lora", "--repeat", str(LORA_STEPS), "--json"]
+        found.lora = json.loads(run(lora, cwd=REPOSITORY).out.splitlines()[-1])
     return found
 
 
@@ -107,7 +119,11 @@ def _contestant(name: str, argv: Sequence[str]) -> Iterator[Any]:
 
 
 def sections(found: Training) -> dict[str, list[Row]]:
-    return {"Training steps": [*step_rows(found)], "Writing checkpoints": [*saving_rows(found.saves)]}
+    return {
+        "Training steps": [*step_rows(found)],
+        "LoRA on sparse weights": [*lora_rows(found.lora)],
+        "Writing checkpoints": [*saving_rows(found.saves)],
+    }
 
 
 def step_rows(found: Training) -> Iterator[Row]:
@@ -145,6 +161,32 @@ def _row(found: Training, name: str, *, what: str = "", over: str = "", **given:
         ratio=Spread.of(ratios) if over else None,
         **given,
     )
+
+
+def lora_rows(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Row]:
+    """A step of each kind, then what its forward pass keeps for the backward pass."""
+    for kind, said in LORA.items():
+        row = found[kind]
+        times = Spread.of([row["from"], row["ms"], row["to"]])
+        yield Row(
+            what=f"a step of {said}",
+            measured=times,
+            format="{:.1f}",
+            unit="ms",
+            ratio=None if kind == "plain LoRA" else Spread.of([row["to plain LoRA"]]),
+            than="× plain LoRA",
+        )
+    plain = found["plain LoRA"]["kept"]
+    for kind, said in LORA.items():
+        kept = found[kind]["kept"]
+        yield Row(
+            what=f"kept for the backward pass by {said}",
+            measured=Spread.of([kept / 1e6]),
+            format="{:.1f}",
+            unit="MB",
+            ratio=None if kind == "plain LoRA" else Spread.of([kept / plain]),
+            than="× plain LoRA",
+        )
 
 
 def saving_rows(saves: Mapping[str, Any]) -> Iterator[Row]:

@@ -342,6 +342,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     assert (tmp_path / "out.mdl").read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
     """A layer of 64 MB is merged in a few pieces of it."""
 

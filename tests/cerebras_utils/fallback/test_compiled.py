@@ -93,9 +93,14 @@ def test_a_compiled_run_is_the_run(tmp_path):
     }
     losses, trees = [], []
     for directory, more in (("plain", ()), ("compiled", ("--compile",))):
-        command = [sys.executable, "-m", "experiments", "fit", "c.yaml", "--backend", "torch", "-o", directory, *more]
+        fit = [sys.executable, "-m", "experiments", "fit", "c.yaml", "--backend", "torch"]
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=540
+            [*fit, "-o", directory, *more],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=540,
         )
         assert done.returncode == 0, done.stderr
         (events,) = (tmp_path / directory / "events").iterdir()

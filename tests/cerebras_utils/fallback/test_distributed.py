@@ -184,8 +184,9 @@ def assert_masked(directory, step, masks):
     assert {layer["sparsity"] for layer in receipt["layers"].values()} == {0.5}
 
 
+@slow
 def test_two_processes_make_the_run_of_one(place):
-    """A short one: the others are slow, for each launch imports torch three times."""
+    """The shortest: each launch imports torch three times."""
     masks = make_masks()
     path = config(steps=3, **masked())
     alone(path, "one")

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import h5py
 import pytest
 import torch
-import yaml
 
 from cerebras_utils.fallback.checkpoints import check_version
 from cerebras_utils.fallback.mdl_reader import load_mdl
@@ -18,6 +17,7 @@ from tests.cerebras_utils.fallback.tiny_runs import (
     LAYER,
     config,
     dense,
+    edited,
     fitted,
     masks_of,
     refused,
@@ -25,13 +25,6 @@ from tests.cerebras_utils.fallback.tiny_runs import (
     scalars,
     write_data,
 )
-
-
-def changed(path, change):
-    params = yaml.safe_load(Path(path).read_text())
-    change(params["trainer"])
-    Path(path).write_text(yaml.safe_dump(params))
-    return path
 
 
 def receipt(directory="run"):
@@ -51,7 +44,7 @@ def test_a_full_disk_when_a_checkpoint_is_saved(place, tiny_disk):
 
 def test_data_that_is_not_there(place):
     def without(key, value):
-        return changed(config(), lambda t: t["fit"]["train_dataloader"].update({key: value}))
+        return edited(config(), lambda t: t["fit"]["train_dataloader"].update({key: value}))
 
     assert "absent" in refused(without("data_dir", "absent"))
     Path("empty").mkdir()
@@ -136,6 +129,38 @@ def test_arguments_of_our_callbacks_are_checked_before_anything_is_written(place
     said = refused(config(callbacks=[{"SparseMaskCallback": {"mask_pth": "m", "apply_every_step": True}}]))
     assert "is no argument of SparseMaskCallback. Did you mean 'mask_path'?" in said
     assert "lacks 'mask_path'" in said
+    assert not Path("run").exists()
+
+
+def test_what_the_mask_callback_is_given_is_checked_with_everything_else(place):
+    """Text in the place of a truth value would count as true, and of two callbacks only one would be told."""
+    Path("folder").mkdir()
+    masks_of(dense())
+    given = [{"mask_path": 5}, {"mask_path": "absent.st"}, {"mask_path": "folder"}]
+    for arguments, what in zip(given, ("5 is no path", "no such file", "is no file"), strict=True):
+        assert what in refused(config(callbacks=[{"SparseMaskCallback": arguments}]), "-o", "n", "--dry-run")
+    good = {"SparseMaskCallback": {"mask_path": "masks.safetensors"}}
+    other = {"SparseMaskCallback": {"mask_path": "masks.safetensors", "apply_every_step": "no"}}
+    said = refused(config(callbacks=[good, other]), "-o", "n")
+    assert "SparseMaskCallback is there already" in said
+    assert "'no' is neither true nor false" in said
+    assert not Path("n").exists()
+
+
+@pytest.mark.parametrize(
+    ("saved", "what"),
+    [(torch.nn.Linear(2, 2), "is code and is not run"), ({"a": torch.ones(1)}, "(a)"), (None, "cannot read")],
+)
+def test_a_pickle_that_is_no_checkpoint(place, saved, what):
+    torch.save(saved, "foreign.pt")
+    if saved is None:
+        Path("foreign.pt").write_bytes(Path("foreign.pt").read_bytes()[:100])
+    assert what in refused(config(), "--checkpoint_path", "foreign.pt")
+
+
+def test_a_dry_run_with_json_is_json(place):
+    result = run("fit", config(), "--dry-run", "--json")
+    assert json.loads(result.stdout) == {"config": "c.yaml", "problems": []}
     assert not Path("run").exists()
 
 

@@ -192,6 +192,7 @@ def test_outside_the_main_thread_signals_are_left_alone():
     assert found == [(False, before)]
 
 
+@pytest.mark.slow  # by default, test_mdl_writer.py kills a writer
 def test_kill_9_while_a_checkpoint_is_written(place):
     """The process is gone in the middle of the file: the one before is what the next command goes on from."""
     dying = (

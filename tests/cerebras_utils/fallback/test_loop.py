@@ -15,6 +15,7 @@ from pruning.problems import ProblemError
 from tests.cerebras_utils.fallback.tiny_runs import (
     config,
     dense,
+    edited,
     fitted,
     masks_of,
     refused,
@@ -22,13 +23,6 @@ from tests.cerebras_utils.fallback.tiny_runs import (
     scalars,
     with_masks,
 )
-
-
-def edited(path, change):
-    params = yaml.safe_load(Path(path).read_text())
-    change(params["trainer"])
-    Path(path).write_text(yaml.safe_dump(params))
-    return path
 
 
 def saved(directory="run"):
@@ -125,6 +119,14 @@ def test_validate_all_takes_every_checkpoint_of_the_directory_or_those_it_is_giv
     assert set(found["validate_0/loss"]) == set(found["validate_1/loss"]) == {3, 6}
     assert set(validated("some", ckpt_paths=["run/checkpoint_6*"])["validate_1/loss"]) == {6}
     assert set(validated("random", ckpt_paths=None)["validate_0/loss"]) == {0}
+    result = run("validate_all", "c.yaml", "--checkpoint_path", "run/checkpoint_3.mdl", "-o", "one", "--json")
+    assert result.exit_code == 0, result.output
+    (of_trainer,) = json.loads(result.stdout)
+    (of_checkpoint,) = of_trainer["validations"]
+    assert (of_checkpoint["checkpoint"], of_checkpoint["steps"]) == ("run/checkpoint_3.mdl", 3)
+    assert of_checkpoint["metrics"]["validate_1"]["loss"] == found["validate_1/loss"][3]
+    receipt = json.loads(Path("one/run.json").read_text())
+    assert (receipt["verb"], len(receipt["data"])) == ("validate_all", 64)
     with pytest.raises(ProblemError, match="no such file"):
         validated("bad", ckpt_paths="run/checkpoint_9.mdl")
     with pytest.raises(ProblemError, match="has no checkpoint to validate"):

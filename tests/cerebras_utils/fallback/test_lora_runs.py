@@ -1,5 +1,6 @@
 """LoRA in whole runs on plain PyTorch: from a base, resumed bit for bit, and what is refused."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,7 @@ def test_a_base_with_optimizer_state_is_refused_and_the_fix_works(place):
         config(callbacks=callbacks("SparseLora")), "--checkpoint_path", "run/checkpoint_3.mdl", "-o", "lora"
     )
     assert "has the optimizer, schedulers, dataloader of its own" in said.replace("\n", " ")
-    exec(said.split('python -c "')[1].rsplit('"', 1)[0])
+    exec(shlex.split(said.split("start from its weights alone: ")[1].splitlines()[0])[2])
     weights = "run/checkpoint_3.weights.mdl"
     fitted(config(callbacks=callbacks("SparseLora")), "--checkpoint_path", weights, "-o", "lora")
 

@@ -1,7 +1,11 @@
 """A tiny gpt2 on random tokens, its config, and the real command on it: for tests of whole runs."""
 
+import atexit
+import json
 import os
+import shutil
 from pathlib import Path
+from tempfile import mkdtemp
 
 import h5py
 import numpy as np
@@ -9,6 +13,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
+from cerebras_utils.data_digest import data_digest
 from cerebras_utils.events_file import read_scalars
 from cerebras_utils.fallback.mdl_reader import load_mdl
 from experiments.cli import main
@@ -64,6 +69,14 @@ def config(path="c.yaml", *, steps=6, **init):
     return path
 
 
+def edited(path, change):
+    """The same file after ``change`` of its trainer."""
+    params = yaml.safe_load(Path(path).read_text())
+    change(params["trainer"])
+    Path(path).write_text(yaml.safe_dump(params))
+    return path
+
+
 def run(verb, *args):
     """On plain PyTorch, also where ModelZoo is importable."""
     return CliRunner().invoke(main, [verb, "--backend", "torch", *map(str, args)])
@@ -90,9 +103,23 @@ def masks_of(checkpoint, sparsity=0.5, path="masks.safetensors"):
     return masks
 
 
+_dense: dict[str, Path] = {}  # by config and data: many tests begin with the same run
+
+
 def dense(**init):
-    """A checkpoint after three steps, with optimizer state."""
-    fitted(config(steps=3, **init))
+    """A checkpoint after three steps, with optimizer state, in the directory of the run that made it."""
+    path = config(steps=3, **init)
+    params = yaml.safe_load(Path(path).read_text())["trainer"]
+    key = json.dumps([params, data_digest(params, "fit")])
+    if key not in _dense:
+        assert not Path("run").exists()
+        fitted(path)
+        kept = Path(mkdtemp(prefix="tiny-run-"), "run")
+        atexit.register(shutil.rmtree, kept.parent)
+        shutil.copytree("run", kept, symlinks=True)
+        _dense[key] = kept
+    else:
+        shutil.copytree(_dense[key], "run", symlinks=True)
     return "run/checkpoint_3.mdl"
 
 
