@@ -73,7 +73,11 @@ def test_the_schedule_ends_with_the_run(name):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if "10m" in name else name for name in CONFIGS]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.endswith(("10m", "short")) else name
+        for name in CONFIGS
+    ],
 )
 def test_two_steps(place, name):
     params = yaml.safe_load(CONFIGS[name].read_text())

@@ -110,6 +110,7 @@ def cells(report):
     return {line[0]: line[1:] for line in lines if line[0] not in ("what", "---")}
 
 
+@pytest.mark.slow
 def test_report_is_complete_and_leaves_no_masks(bench, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cerebras.pytorch", None)
     code, report, results, talk = bench()
@@ -143,6 +144,7 @@ def test_report_is_complete_and_leaves_no_masks(bench, monkeypatch, tmp_path):
     assert "not met: " in talk  # 100 times torch, by this clock
 
 
+@pytest.mark.slow
 def test_strict_fails_where_a_bound_is_not_met(bench, monkeypatch):
     monkeypatch.setitem(SECONDS_PER_BYTE, "masks", 8e-9)
     code, report, _, talk = bench("--runs", "1", "--strict")
@@ -151,6 +153,7 @@ def test_strict_fails_where_a_bound_is_not_met(bench, monkeypatch):
     assert "not met: exact global 50 % masks, fp32" in talk
 
 
+@pytest.mark.slow
 def test_what_is_lost_in_noise_is_no_number_and_not_met(bench, monkeypatch):
     monkeypatch.setitem(SECONDS_PER_BYTE, "masks", -1e-9)
     code, report, _, _ = bench("--runs", "1", "--strict")

@@ -132,6 +132,7 @@ def test_a_file_stays_on_its_side(library):
     assert {p for p, side in all_files.items() if side == "valid"} < {p for p in more if more[p] == "valid"}
 
 
+@pytest.mark.slow
 def test_the_library_of_this_python(tmp_path):
     texts = TextSet(TextSpec(), root=STDLIB)
     paths = [source["path"] for source in texts.sources]

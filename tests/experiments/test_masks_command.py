@@ -377,6 +377,7 @@ def test_a_finished_file_that_was_damaged_is_not_kept(model, tmp_path):
     assert "keeps" in failed(run(model, "--sparsity", 0.5, "--out", tmp_path / "m"))
 
 
+@pytest.mark.slow
 def test_identical_runs_at_once_all_succeed(tmp_path):
     path = tmp_path / "big.safetensors"
     save_file({f"layers.{i}.w": torch.randn(512, 4096).to(torch.bfloat16) for i in range(4)}, path)

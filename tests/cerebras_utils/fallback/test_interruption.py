@@ -57,6 +57,7 @@ def comparable(path):
     return tree
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_continue(place):
     path = config(steps=100_000, checkpoint={"steps": 99_999})
     running = process("fit", "--backend", "torch", path)

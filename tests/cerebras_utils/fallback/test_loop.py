@@ -103,6 +103,7 @@ def test_what_validate_loads(place):
     assert "fit.ckpt_path is not what validate loads" in result.stderr
 
 
+@pytest.mark.slow
 def test_validate_all_takes_every_checkpoint_of_the_directory_or_those_it_is_given(place):
     fitted(config(steps=6))
     loaders = yaml.safe_load(Path("c.yaml").read_text())["trainer"]["validate"]["val_dataloader"]
@@ -154,6 +155,7 @@ def test_where_and_when_checkpoints_are_saved(place):
     assert "loaded elsewhere/checkpoint_6.mdl" in said
 
 
+@pytest.mark.slow
 def test_phases_run_one_after_the_other_and_go_on_where_they_were(place):
     """Sparse, then dense from there: masks at every step, then the same masks only at the start."""
     masks = masks_of(dense())

@@ -80,7 +80,14 @@ def weights_of(path):
     return load_mdl(Path(path))["model"]
 
 
-@pytest.mark.parametrize("kind", ["Lora and masks", "SparseLora before its masks", "multiplicative"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("Lora and masks", marks=pytest.mark.slow),
+        "SparseLora before its masks",
+        pytest.param("multiplicative", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_trains_the_factors_alone_and_goes_on_bit_for_bit(place, kind):
     written = callbacks(kind)
     result = fitted(config(callbacks=written), "--checkpoint_path", "base.mdl")

@@ -26,7 +26,11 @@ from tests.cerebras_utils.fallback.tiny_runs import (
 )
 
 
-@pytest.mark.parametrize("every_step", [None, True, False], ids=["dense", "every step", "once"])
+@pytest.mark.parametrize(
+    "every_step",
+    [pytest.param(None, marks=pytest.mark.slow), True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["dense", "every step", "once"],
+)
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(place, every_step):
     """Weights, optimizer, schedules, dropout's random numbers and the position in the data."""
     callbacks = {}
