@@ -51,8 +51,8 @@ class PlainMasks:
         for name, mask in self.masks.items():
             yield name, whole(mask)
 
-    # Every step: gradients before the optimizer reads them, weights and state after it wrote them. State that
-    # was loaded is masked at the start.
+    # Every step: gradients before the optimizer reads them, weights after it wrote them. Its state is masked at
+    # the start alone: from masked gradients and weights no optimizer here makes anything but zeros.
 
     def before_step(self) -> None:
         """Before clipping: its norm is that of the masked gradients."""
@@ -64,7 +64,6 @@ class PlainMasks:
 
     def after_step(self, optimizer: Any) -> None:
         self.mask_weights()
-        self._mask_state(optimizer)
 
     def verify(self, when: str) -> None:
         if self._check is not None:
