@@ -51,8 +51,8 @@ class PlainMasks:
         for name, mask in self.masks.items():
             yield name, whole(mask)
 
-    # Every step: gradients before the optimizer reads them, weights after it wrote them. Its state is masked at
-    # the start alone: from masked gradients and weights no optimizer here makes anything but zeros.
+    # Every step: gradients before the optimizer reads them, weights after it wrote them. Its state is masked
+    # at the start alone: from masked gradients and weights no optimizer here makes anything but zeros.
 
     def before_step(self) -> None:
         """Before clipping: its norm is that of the masked gradients."""
