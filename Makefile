@@ -67,7 +67,7 @@ test-cerebras:  ## against cerebras-pytorch's own classes, in .venv-cerebras: 7 
 data/stdlib: | .venv
 	$(BIN)/wafersparse data stdlib --out $@
 
-dense: .venv data/stdlib  ## train the dense baseline, about 4 minutes on two idle cores; again: goes on, or says it is done
+dense: .venv data/stdlib  ## train the dense baseline, 5 minutes of one core; again: goes on, or says it is done
 	@if [ -e $(DENSE) ]; then \
 	  echo "dense: done: $(DENSE); $(BIN)/wafersparse validate configs/gpt2_1m.yaml --target_device CPU" \
 	    "-o runs/gpt2_1m_again --checkpoint_path $(DENSE) measures it again"; \
@@ -78,7 +78,7 @@ SHORT := runs/gpt2_1m_short/checkpoint_300.mdl
 $(SHORT): | .venv data/stdlib
 	$(BIN)/wafersparse fit configs/gpt2_1m_short.yaml --backend torch --target_device CPU -o runs/gpt2_1m_short
 
-demo: .venv $(SHORT)  ## a whole sweep in under 10 minutes on two idle cores: dense, masks, LoRA, the comparison
+demo: .venv $(SHORT)  ## a whole sweep, dense to comparison; meant for 10 minutes on two idle cores, not timed yet
 	OMP_NUM_THREADS=1 $(BIN)/wafersparse sweep configs/sweeps/demo.yaml --jobs 2 --resume
 	$(BIN)/wafersparse compare runs/demo
 

@@ -30,3 +30,12 @@ def percent(fraction: float, digits: int = 3) -> str:
     if fraction < 1 and float(text) == 100:
         return f">{100 - 10**-digits:.{digits}f} %"
     return f"{text} %"
+
+
+def duration(seconds: float | None) -> str:
+    """As a clock shows it; nothing where it is not known."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -46,7 +46,7 @@ def command(directory: Path, as_json: bool, watch: bool) -> None:
 
 
 def _text(directory: Path, runs: "list[Live]", left: float | None) -> str:
-    from experiments.tables import table
+    from experiments.tables import duration, table
 
     rows = [
         [
@@ -54,7 +54,7 @@ def _text(directory: Path, runs: "list[Live]", left: float | None) -> str:
             run.status.state,
             f"{'-' if run.steps is None else run.steps}/{'?' if run.asked is None else run.asked}",
             "" if run.loss is None else f"{run.loss:.4f}",
-            _time(run.seconds_left),
+            duration(run.seconds_left),
             run.status.host or run.status.submitted,
         ]
         for run in runs
@@ -64,7 +64,7 @@ def _text(directory: Path, runs: "list[Live]", left: float | None) -> str:
         if run.status.reason:
             lines.append(f"{run.status.name}: {run.status.state}: {run.status.reason}")
     counts = ", ".join(f"{count} {state}" for state, count in _counts(runs).items())
-    lines.append(f"{directory}: {counts}" + (f"; about {_time(left)} left (estimated)" if left else ""))
+    lines.append(f"{directory}: {counts}" + (f"; about {duration(left)} left (estimated)" if left else ""))
     if any(run.status.state in ("failed", "lost") for run in runs):
         lines.append("failed and lost runs go on by: wafersparse sweep SWEEP.yaml --resume")
     return "\n".join(lines)
@@ -73,11 +73,3 @@ def _text(directory: Path, runs: "list[Live]", left: float | None) -> str:
 def _counts(runs: "list[Live]") -> dict[str, int]:
     states = [str(run.status.state) for run in runs]
     return {state: states.count(state) for state in dict.fromkeys(states)}
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -15,7 +15,7 @@ from experiments.compare.flops import flop_ratio
 from experiments.compare.groups import Group
 from experiments.compare.metrics import Metric
 from experiments.stats import Comparison, Estimate, estimate, holm, paired
-from experiments.tables import table
+from experiments.tables import duration, table
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def columns(metrics: Sequence[Metric]) -> dict[str, Callable[[Row], str]]:
     return found | {
         "samples/s": lambda row: _number(row.samples_per_second, "{:.4g}"),
         "FLOPs (est.)": lambda row: _number(row.flops, "{:.3f}"),
-        "time": lambda row: _time(row.seconds),
+        "time": lambda row: duration(row.seconds),
         "state": lambda row: row.state,
     }
 
@@ -243,11 +243,3 @@ def _percent(value: float | None) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
