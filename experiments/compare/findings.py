@@ -4,12 +4,11 @@ A check sees all configurations at once and says what is wrong in one sentence e
 every output: whoever reads the numbers has read them.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from experiments.compare.groups import Group, apart
+from experiments.compare.groups import Group, apart, results
 from experiments.compare.metrics import METRICS
 from experiments.runs.record import RunRecord
 
@@ -48,13 +47,11 @@ def _pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, RunRecord]]:
 def identical_results(groups: Sequence[Group]) -> Iterator[Warned]:
     """Two labels, one result: most likely the masks were never applied."""
     tags = [metric.tag for metric in METRICS.values()]
-    seen: dict[tuple[object, ...], tuple[Group, RunRecord]] = {}
+    seen: dict[tuple[float, ...], tuple[Group, RunRecord]] = {}
     for group, run in _pairs(groups):
-        values = [run.last[tag][1] for tag in tags if tag in run.last]
-        if run.state != "finished" or not values or not all(map(math.isfinite, values)):
+        if run.state != "finished" or not (found := results(run)):
             continue
-        key = (run.steps, *values)
-        first = seen.setdefault(key, (group, run))
+        first = seen.setdefault(found, (group, run))
         if first[0] is not group:
             shown = next(tag for tag in tags if tag in run.last)
             text = (
@@ -206,6 +203,24 @@ def a_seed_twice(groups: Sequence[Group]) -> Iterator[Warned]:
             said = ", ".join(map(str, twice))
             text = f"{group.label} was run more than once with seed {said}: the first of each counts"
             yield Warned("seed repeated", text, (group.label,))
+
+
+@_check
+def seeds_that_changed_nothing(groups: Sequence[Group]) -> Iterator[Warned]:
+    """One run, several times over, has no interval."""
+    for group in groups:
+        alike: dict[tuple[float, ...], list[int]] = {}
+        for run in group.finished:
+            if run.seed is not None and (found := results(run)):
+                alike.setdefault(found, []).append(run.seed)
+        for seeds in alike.values():
+            if len(set(seeds)) > 1:
+                said = ", ".join(map(str, sorted(set(seeds))))
+                text = (
+                    f"{group.label} has the same results, to the last digit, with seeds {said}: they are one "
+                    "sample; what differs between seeds (order of the data, dropout) did not differ"
+                )
+                yield Warned("seeds without effect", text, (group.label,))
 
 
 @_check

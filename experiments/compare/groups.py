@@ -1,11 +1,13 @@
 """Configurations: runs that differ in nothing but their seed, a readable name for each, and its baseline."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.compare.labels import labels
+from experiments.compare.metrics import METRICS
 from experiments.compare.settings import MASK_CALLBACK, MASKS, START, Flat, differences, flat
 from experiments.runs.record import RunRecord
 
@@ -45,18 +47,26 @@ class Group:
         return [run for run in self.runs if run.state == "finished"]
 
     @property
+    def samples(self) -> list[RunRecord]:
+        """Finished runs, but for repetitions: of a seed, or of every result to the last digit."""
+        kept: list[RunRecord] = []
+        for run in self.finished:
+            again = any(run.seed is not None and run.seed == other.seed for other in kept)
+            if not again and not any(same_results(run, other) for other in kept):
+                kept.append(run)
+        return kept
+
+    @property
     def n(self) -> int:
-        """Seeds that finished: a seed that was run twice is no second sample."""
-        seeds = [run.seed for run in self.finished]
-        return len({seed for seed in seeds if seed is not None}) + seeds.count(None)
+        return len(self.samples)
 
     def values(self, tag: str) -> dict[int, float]:
-        """The last value by seed, of finished runs. Runs without a seed are numbered from -1 down."""
-        found: dict[int, float] = {}
-        for position, run in enumerate(self.finished):
-            if tag in run.last:
-                found.setdefault(-1 - position if run.seed is None else run.seed, run.last[tag][1])
-        return found
+        """The last value by seed, of samples. Runs without a seed are numbered from -1 down."""
+        return {
+            -1 - position if run.seed is None else run.seed: run.last[tag][1]
+            for position, run in enumerate(self.samples)
+            if tag in run.last
+        }
 
     def mean(self, values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
@@ -69,6 +79,16 @@ class Group:
     @property
     def effective(self) -> float | None:
         return self.mean([run.sparsity.effective for run in self.finished])
+
+
+def results(run: RunRecord) -> tuple[float, ...]:
+    """Steps and every metric of the last validation; () where there are none, or one is not finite."""
+    values = [run.last[metric.tag][1] for metric in METRICS.values() if metric.tag in run.last]
+    return (run.steps, *values) if values and all(map(math.isfinite, values)) else ()
+
+
+def same_results(one: RunRecord, other: RunRecord) -> bool:
+    return results(one) != () and results(one) == results(other)
 
 
 def grouped(runs: Sequence[RunRecord], by: Sequence[str] = ()) -> list[Group]:

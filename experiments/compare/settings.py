@@ -12,6 +12,7 @@ MASKS = "masks"  # stands for the path of a mask file: the name of the file tell
 START = "checkpoint"  # the digest of the checkpoint that a run began with
 _NOT_PART = (  # what may differ within a configuration: where things are, and what is only written
     *("init.seed", "init.model_dir", "init.logging", "init.loggers", "init.checkpoint", "init.autorestart"),
+    "fit.train_dataloader.shuffle_seed",  # the other half of a seed
     *("init.backend", "init.device", "fit.ckpt_path", "validate.ckpt_path", "validate_all.ckpt_paths"),
 )
 MASK_CALLBACK = "init.callbacks.SparseMaskCallback"

@@ -15,6 +15,7 @@ from cerebras_utils.rewriting.settings import apply_settings
 from cerebras_utils.yaml_edit import edited
 from experiments.sweep.expand import PlannedRun
 from experiments.sweep.masks import mask_path
+from experiments.sweep.seeding import seed_settings
 from experiments.sweep.spec import SweepSpec
 from pruning.problems import Problem, ProblemError, fail
 from pruning.strict_yaml import Document, parse_yaml
@@ -85,14 +86,15 @@ def config_of(run: PlannedRun, base: Base, spec: SweepSpec, out: Path) -> tuple[
 
 
 def settings_of(run: PlannedRun, base: Base, spec: SweepSpec) -> tuple[Setting, ...]:
-    found = [Setting("init.seed", run.point.seed)]
+    chosen = {**spec.settings, **run.point.settings}
+    seeds = seed_settings(base.params, run.point.seed)
+    found = [setting for setting in seeds if setting.key not in chosen]
     for kind, place in spec.data.items():
         for key in _LOADERS[kind]:
             stage, loader = key.split(".")
             written = (base.params.get(stage) or {}).get(loader)
             keys = [f"{key}.{i}" for i in range(len(written))] if isinstance(written, list) else [key]
             found += [Setting(f"{one}.data_dir", place) for one in keys if written]
-    chosen = {**spec.settings, **run.point.settings}
     return (*found, *(Setting(key, value) for key, value in chosen.items()))
 
 

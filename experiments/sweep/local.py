@@ -48,9 +48,9 @@ def run_local(todos: Sequence[Todo], jobs: int, told: Told) -> None:
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(one, todo): todo for todo in todos}
         try:
-            for future in as_completed(futures):
+            for ended, future in enumerate(as_completed(futures), 1):
                 if (code := future.result()) is not None:
-                    told(said(futures[future], code))
+                    told(f"{said(futures[future], code)} ({ended} of {len(futures)})")
         except KeyboardInterrupt:
             stopped = True
             told("interrupted: runs that go on save a checkpoint and end; --resume continues them")

@@ -16,6 +16,7 @@ from experiments.sweep.configs import Base, dense_params, read_base, settings_of
 from experiments.sweep.cost import Cost, cost_of
 from experiments.sweep.expand import PlannedRun, expand
 from experiments.sweep.masks import MaskPlans, plan_masks
+from experiments.sweep.seeding import is_same_run
 from experiments.sweep.spec import SweepSpec
 from experiments.sweep.states import (
     CONFIG,
@@ -97,6 +98,8 @@ def make_plan(spec: SweepSpec, out: Path, only: str | None = None) -> SweepPlan:
     with open_checkpoint(spec.checkpoint) as source:
         masks = plan_masks(source, runs)
         fingerprint = source.fingerprint()
+    if idle := _idle_seeds(spec, base, runs):
+        raise ProblemError(idle)
     cost = _costs(spec, base, masks)
     clock = Clock(out) if out.is_dir() else None
     rows = [Row(run, cost(run), _status(out, run, clock), only is None or _chosen(run, only)) for run in runs]
@@ -104,6 +107,33 @@ def make_plan(spec: SweepSpec, out: Path, only: str | None = None) -> SweepPlan:
     if problems := _conflicts(plan):
         raise ProblemError(problems)
     return plan
+
+
+def _idle_seeds(spec: SweepSpec, base: Base, runs: Sequence[PlannedRun]) -> list[Problem]:
+    """Seeds that would be one run several times over: an interval of them says nothing."""
+    first: dict[str, PlannedRun] = {}
+    found: set[str] = set()
+    for run in runs:
+        other = first.setdefault(run.name, run)
+        if other is run or run.name in found or run.point.lora is not None:
+            continue
+        if is_same_run(*(dense_params(base, settings_of(one, base, spec)) for one in (other, run))):
+            found.add(run.name)
+    if not found:
+        return []
+    what = (
+        f"{_listed(sorted(found))} would be the same run with every seed: it starts from the checkpoint, "
+        "has no dropout, and reads its data in one order"
+    )
+    fix = (
+        "write `shuffle: true` into the base's train_dataloader, and no shuffle_seed into `set`; "
+        "or name one seed"
+    )
+    return [Problem(f"{spec.path}: axes.seed", what, fix)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def write_plan(plan: SweepPlan) -> None:

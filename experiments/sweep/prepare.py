@@ -18,6 +18,7 @@ from pruning.problems import Problem, ProblemError
 Told = Callable[[str], None]
 # With the model alone loaded, neither the optimizer's state nor the step of the checkpoint is looked at.
 _MOOT = ("checkpoint.optimizer_state", "checkpoint.steps_left")
+_DIRECTORY = "paths.model_dir"  # of the base: each run has one of its own
 
 
 def prepare(plan: SweepPlan, told: Told) -> None:
@@ -56,7 +57,9 @@ def _check(plan: SweepPlan, rows: list[Row], told: Told) -> None:
             config = _folder(plan, row) / CONFIG
             report = examine(config, checkpoint=start, device=plan.spec.device, opened=opened)
             problems += _problems(plan, report)
-            for _, doubt in report.warnings:
+            for name, doubt in report.warnings:
+                if name == _DIRECTORY:
+                    continue
                 line = f"warning: {_short(doubt.where)}: {doubt.what}; {doubt.fix}"
                 warnings[line] = warnings.get(line, 0) + 1
     finally:
@@ -67,7 +70,7 @@ def _check(plan: SweepPlan, rows: list[Row], told: Told) -> None:
 
 
 def _problems(plan: SweepPlan, report: Report) -> list[Problem]:
-    moot = _MOOT if plan.spec.states == "model" else ()
+    moot = (_DIRECTORY, *(_MOOT if plan.spec.states == "model" else ()))
     return [problem for name, problem in report.problems if name not in moot]
 
 

@@ -106,3 +106,22 @@ def test_what_was_not_logged_at_every_step_is_not_held_against_a_run(study: Stud
     assert study.kinds() == []
     study.add("sparse", masks=0.8, perplexity=13.0, peak=0.001, config=seldom)
     assert study.kinds() == ["learning rate not reached"]
+
+
+def test_seeds_that_are_one_run_are_one_sample(study: Study) -> None:
+    for seed in (2, 3):
+        study.add(f"half{seed}", masks=0.5, perplexity=11.0, config={"seed": seed})
+    assert study.kinds() == ["seeds without effect"]
+    assert [group.n for group in study.groups()] == [1, 1, 1]
+    study.add("half2", masks=0.5, perplexity=11.1, config={"seed": 2})
+    assert [group.n for group in study.groups()] == [1, 2, 1]
+
+
+def test_the_order_of_the_data_is_part_of_the_seed(study: Study) -> None:
+    for seed in (1, 2):
+        given = params(seed=seed)
+        given["fit"]["train_dataloader"]["shuffle_seed"] = seed
+        write_run(study.path / "runs" / f"dense{seed}", given, perplexity=10.0 + 0.01 * seed)
+    dense = [group for group in study.groups() if group.dense]
+    assert [group.label for group in dense] == ["dense"]
+    assert [run.seed for run in dense[0].runs] == [1, 1, 2]

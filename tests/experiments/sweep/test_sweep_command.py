@@ -108,13 +108,15 @@ def test_masks_are_one_file_for_all_runs_that_ask_for_them() -> None:
 
 
 def test_configs_are_the_base_with_seed_data_and_settings() -> None:
-    done(axes={"masks": {"sparsity": 0.5}, "seed": [7], "set": {"init.loop.max_steps": [2, 3]}})
-    found = {path.parts[-3]: path for path in OUT.glob("*/seed7/config.yaml")}
+    done(axes={"masks": {"sparsity": 0.5}, "seed": [5], "set": {"init.loop.max_steps": [2, 3]}})
+    found = {path.parts[-3]: path for path in OUT.glob("*/seed5/config.yaml")}
     (dense,) = (path for name, path in found.items() if name.startswith("dense-max_steps=3"))
     base = yaml.safe_load(Path("base.yaml").read_text())["trainer"]
     trainer = yaml.safe_load(dense.read_text())["trainer"]
-    assert (trainer["init"].pop("seed"), base["init"].pop("seed")) == (7, 1)
+    assert (trainer["init"].pop("seed"), base["init"].pop("seed")) == (5, 1)
     assert (trainer["init"]["loop"].pop("max_steps"), base["init"]["loop"].pop("max_steps")) == (3, 2)
+    orders = [params["fit"]["train_dataloader"].pop("shuffle_seed") for params in (trainer, base)]
+    assert orders == [5, 7]
     for stage, loader in (
         ("fit", "train_dataloader"),
         ("fit", "val_dataloader"),
@@ -129,6 +131,20 @@ def test_configs_are_the_base_with_seed_data_and_settings() -> None:
         *("--load_checkpoint_states", "model"),
     ]
     assert plan["steps"] == 3
+
+
+def test_seeds_that_would_be_one_run_are_refused() -> None:
+    """From one checkpoint, without dropout, with the data in one order, nothing is left to differ."""
+    still = {"init.model.dropout_rate": 0.0, "init.model.attention_dropout_rate": 0.0}
+    done("--dry-run", set=still)
+    still["fit.train_dataloader.shuffle_seed"] = 3
+    said = refused(set=still)
+    assert "axes.seed\n   dense-44136fa3, magnitude-s0.5-d4f78975, magnitude-s0.75-cf8485d2 would be" in said
+    assert "write `shuffle: true`" in said
+    lora = {"r": 2, "alpha": 2, "target_modules": ["Linear"]}
+    assert "magnitude" not in refused(set=still, axes={**AXES, "lora": [lora]})
+    done("--dry-run", set={**still, "init.model.dropout_rate": 0.1})
+    done("--dry-run", set=still, axes={**AXES, "seed": [2]})
 
 
 def test_settings_of_every_run_are_in_the_baseline_too_and_in_no_name() -> None:
