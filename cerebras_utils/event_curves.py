@@ -5,16 +5,15 @@ checks, reads and sorts them by tag; what is not as it should be is left to the 
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cerebras_utils.events_file import _CRC_TABLE, VERSION, read_scalars
+from pruning.compiled import compiled
 from pruning.problems import fail
 
 Bytes = NDArray[np.uint8]
@@ -63,11 +62,7 @@ def _curve(scalars: Any) -> Curve:
     return Curve(np.array(steps, np.int64), np.array(values, np.float32), np.array(times, np.float64))
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return njit(function, nogil=True, cache=True)  # type: ignore[no-any-return]
-
-
-@_compiled
+@compiled
 def _checksum(data: Bytes, start: int, stop: int, table: NDArray[np.uint32]) -> Any:
     crc = np.uint32(0xFFFFFFFF)
     for i in range(start, stop):
@@ -76,7 +71,7 @@ def _checksum(data: Bytes, start: int, stop: int, table: NDArray[np.uint32]) -> 
     return np.uint32(((crc >> np.uint32(15)) | (crc << np.uint32(17))) + np.uint32(0xA282EAD8))
 
 
-@_compiled
+@compiled
 def _word(data: Bytes, at: int, size: int) -> Any:
     number = np.uint64(0)
     for i in range(size):
@@ -84,7 +79,7 @@ def _word(data: Bytes, at: int, size: int) -> Any:
     return number
 
 
-@_compiled
+@compiled
 def _varint(data: Bytes, at: int, stop: int) -> Any:
     """The number and where it ends; -1 where it does not end."""
     number = np.uint64(0)
@@ -99,7 +94,7 @@ def _varint(data: Bytes, at: int, stop: int) -> Any:
     return np.uint64(0), -1
 
 
-@_compiled
+@compiled
 def _field(data: Bytes, at: int, stop: int) -> Any:
     """(key, number, start, end) of the field at ``at``; end is -1 where it is not understood."""
     key, at = _varint(data, at, stop)
@@ -120,7 +115,7 @@ def _field(data: Bytes, at: int, stop: int) -> Any:
     return key, _word(data, at, size), at, at + size
 
 
-@_compiled
+@compiled
 def _tag_number(data: Bytes, start: int, length: int, tags: Any, known: int, guess: int) -> Any:
     """Which of the known tags; ``known`` itself for a new one. Tags come in turn: the next is guessed."""
     for tried in range(known):
@@ -136,7 +131,7 @@ def _tag_number(data: Bytes, start: int, length: int, tags: Any, known: int, gue
     return known
 
 
-@_compiled
+@compiled
 def _scan(
     data: Bytes, table: Any, version: Bytes, tags: Any, of: Any, steps: Any, values: Any, times: Any
 ) -> Any:

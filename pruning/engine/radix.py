@@ -8,18 +8,16 @@ Bits are packed least significant first, 64 keys to a little-endian word, which 
 of a mask file.
 """
 
-import os
 import sys
-import tempfile
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from pruning.compiled import compiled
 
 assert sys.byteorder == "little", "the kernels pack little-endian words"
 
@@ -27,24 +25,10 @@ BINS = 1 << 16  # of one 16-bit digit
 LANES = 4  # histograms side by side, so that equal neighbours do not wait for each other's store
 WORD = 64  # keys per packed word
 _BLOCK = 64  # words
-_NO_CACHE = (
-    "compiled kernels go to {}: neither the package nor a home directory can be written; "
-    "set NUMBA_CACHE_DIR to keep them"
-)
 
 Keys = NDArray[np.unsignedinteger[Any]]
 Words = NDArray[np.uint64]
 Counts = NDArray[np.uint32]
-
-
-def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled for each key width at its first call, then loaded from numba's cache on disk."""
-    try:
-        return njit(function, nogil=True, cache=True)  # type: ignore[no-any-return]
-    except RuntimeError:  # no directory to cache in: a read-only installation without a home
-        os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="wafersparse-")
-        print(_NO_CACHE.format(numba.config.CACHE_DIR), file=sys.stderr)
-        return njit(function, nogil=True, cache=True)  # type: ignore[no-any-return]
 
 
 def _masked_vector(context: Any, builder: Any, keys: Any, array: Any, first: Any, mask: Any) -> Any:
@@ -105,7 +89,7 @@ def _ones(typingctx: Any, word: Any) -> Any:
     return types.int64(types.uint64), lambda context, builder, sig, args: builder.ctpop(args[0])
 
 
-@_kernel
+@compiled
 def histogram16(keys: Any, mask: Any, counts: Any) -> None:
     """Add to ``counts[lane, key & mask]``. Four keys are loaded at a time."""
     quads = keys[: keys.size // 4 * 4].view(np.uint64)
@@ -121,7 +105,7 @@ def histogram16(keys: Any, mask: Any, counts: Any) -> None:
         counts[0, keys[i] & mask] += one
 
 
-@_kernel
+@compiled
 def histogram_high(keys: Any, mask: Any, counts: Any) -> None:
     """Add to ``counts[lane, top 16 bits of key & mask]``."""
     shift = np.uint64(keys.itemsize * 8 - 16)
@@ -137,7 +121,7 @@ def histogram_high(keys: Any, mask: Any, counts: Any) -> None:
         counts[0, (np.uint64(keys[i]) & wide) >> shift] += one
 
 
-@_kernel
+@compiled
 def refine(keys: Any, mask: Any, prefixes: Any, shift: Any, counts: Any) -> None:
     """For keys whose bits above ``shift + 16`` equal ``prefixes[p]``: add to ``counts[p, next 16 bits]``.
 
@@ -165,7 +149,7 @@ def refine(keys: Any, mask: Any, prefixes: Any, shift: Any, counts: Any) -> None
                 counts[p, (key >> low) & np.uint64(0xFFFF)] += one
 
 
-@_kernel
+@compiled
 def split(keys: Any, mask: Any, thresholds: Any, first: Any, above: Any, ties: Any, tied: Any) -> None:
     """One row per level: bits of the keys above its threshold, bits of those equal to it.
 
@@ -200,7 +184,7 @@ def split(keys: Any, mask: Any, thresholds: Any, first: Any, above: Any, ties: A
             tied[level] += _ones(equal)
 
 
-@_kernel
+@compiled
 def count_above(keys: Any, mask: Any, threshold: Any) -> Any:
     words = keys.size // WORD
     count = np.int64(0)
@@ -211,7 +195,7 @@ def count_above(keys: Any, mask: Any, threshold: Any) -> Any:
     return count
 
 
-@_kernel
+@compiled
 def keep_first_ties(above: Any, ties: Any, quota: Any) -> Any:
     """Add the first ``quota`` ties to ``above`` in place; the number of bits that are then set."""
     kept = np.int64(0)
@@ -231,7 +215,7 @@ def keep_first_ties(above: Any, ties: Any, quota: Any) -> Any:
     return kept
 
 
-@_kernel
+@compiled
 def pack_n_of_m(keys: Any, mask: Any, n: Any, m: Any, packed: Any) -> Any:
     """Keep the ``n`` largest of every ``m`` consecutive keys, ties to the lower index.
 
@@ -255,7 +239,7 @@ def pack_n_of_m(keys: Any, mask: Any, n: Any, m: Any, packed: Any) -> Any:
     return _pack_rest(keys, mask, n, m, words, packed)
 
 
-@_kernel
+@compiled
 def _lanes_with_partner(m: Any) -> Any:
     """For each distance: the lanes whose group of ``m`` has a key this far ahead of them."""
     lanes = np.zeros(m, np.uint64)
@@ -266,7 +250,7 @@ def _lanes_with_partner(m: Any) -> Any:
     return lanes
 
 
-@_kernel
+@compiled
 def _count(planes: Any, carry: Any) -> None:
     """Add one to the number of every lane in ``carry``."""
     b = 0
@@ -277,7 +261,7 @@ def _count(planes: Any, carry: Any) -> None:
         b += 1
 
 
-@_kernel
+@compiled
 def _less_than(planes: Any, n: Any) -> Any:
     """Lanes whose number, spread over the planes, is less than ``n``."""
     less = np.uint64(0)
@@ -291,7 +275,7 @@ def _less_than(planes: Any, n: Any) -> Any:
     return less
 
 
-@_kernel
+@compiled
 def _pack_rest(keys: Any, mask: Any, n: Any, m: Any, words: Any, packed: Any) -> Any:
     """The groups after the first ``words`` words, one key at a time."""
     packed[words:] = 0
@@ -311,7 +295,7 @@ def _pack_rest(keys: Any, mask: Any, n: Any, m: Any, words: Any, packed: Any) ->
     return kept
 
 
-@_kernel
+@compiled
 def random_keys(stream: Any, start: Any, out: Any) -> None:
     """A random number in [1, 2**30] for each flat index, by the SplitMix64 mixing of (stream, index).
 
@@ -324,7 +308,7 @@ def random_keys(stream: Any, start: Any, out: Any) -> None:
         out[i] = np.uint32((z ^ (z >> np.uint64(31))) >> np.uint64(34)) + np.uint32(1)
 
 
-@_kernel
+@compiled
 def add_cells(values: Any, start: Any, columns: Any, high: Any, wide: Any, sums: Any) -> None:
     """Add each value to the sum of its grid cell, in flat order: so the sums are the same bits
     however the matrix was cut into pieces. ``columns`` is the width of the whole matrix."""
@@ -339,7 +323,7 @@ def add_cells(values: Any, start: Any, columns: Any, high: Any, wide: Any, sums:
             row += 1
 
 
-@_kernel
+@compiled
 def pack_cells(keep: Any, start: Any, count: Any, columns: Any, high: Any, wide: Any, packed: Any) -> Any:
     """Bits of ``count`` elements from flat index ``start``, a multiple of 8; the number of ones."""
     across = columns // wide
