@@ -1,18 +1,20 @@
 """Write Cerebras ``.mdl`` checkpoints (format 0.5) that cstorch loads and cszoo resumes from.
 
-HDF5 lays out the file: a dataset for each tensor, and attributes. The numbers then go straight to
-where it said, tensor by tensor, so that no copy is held and a full disk is an ordinary error: HDF5
+HDF5 lays out the file: a dataset for each tensor, and attributes. It does so in memory, in a file of the
+full length that has holes where the numbers belong. What it wrote is copied, and the numbers go straight
+to where it said, tensor by tensor, so that no copy is held and a full disk is an ordinary error: HDF5
 itself crashes the process when it meets one. They are stored as they are, without the chunks and the
 LZ4 of the vendor's writer: trained weights do not compress, and any reader of HDF5 reads both.
 """
 
-import io
+import errno
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ from pruning.masks.receipt import this_tool
 _CSTORCH = "2.10.0"  # whose files these are like
 _CODES = {name: code for code, name in RTFX.items()}
 _LIBVER = ("v108", "v110")  # oldest and newest structures of HDF5: of 2008, which hold many attributes well
+_BLOCK = 1 << 18  # bytes, at most
+_MEMORY = "/dev/shm"
 _WRITE = 1 << 30  # bytes; Linux writes less than 2 GiB in one call
 
 
@@ -57,20 +61,14 @@ def save_mdl(path: str | os.PathLike[str], tree: Mapping[str, Any], *, overwrite
     """
     leaves, spec = flatten(tree)
     metadata, tensors = _describe(leaves)
-    size = len(spec) + (1 << 14) + sum(2 * len(key) + len(text) + 256 for key, text in metadata.items())
-    size += sum(tensor.nbytes + 640 for tensor in tensors.values())
-    with Part(path, overwrite=overwrite) as part:
-        part.preallocate(size)
-        file = _File(part.fd)
-        try:
-            offsets = _lay_out(file, spec, metadata, tensors)
-        except Exception:
-            if file.error is not None:  # what the operating system said, not what HDF5 made of it
-                raise file.error from None
-            raise
+    structures = len(spec) + (1 << 14) + 640 * len(tensors)
+    structures += sum(2 * len(key) + len(text) + 256 for key, text in metadata.items())
+    with Part(path, overwrite=overwrite) as part, _in_memory(structures) as file:
+        part.preallocate(structures + sum(tensor.nbytes for tensor in tensors.values()))
+        offsets = _lay_out(file.name, spec, metadata, tensors, min(structures // 4, _BLOCK))
+        _copy(file.fileno(), part.fd)
         for key, offset in offsets.items():
             _write(part.fd, tensors[key], offset)
-        os.ftruncate(part.fd, file.end)
 
 
 def _describe(leaves: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, _Leaf]]:
@@ -120,9 +118,12 @@ def _about_tensor(key: str, tensor: _Leaf) -> dict[str, Any]:
 
 
 def _lay_out(
-    file: "_File", spec: str, metadata: Mapping[str, str], tensors: Mapping[str, _Leaf]
+    file: str, spec: str, metadata: Mapping[str, str], tensors: Mapping[str, _Leaf], block: int
 ) -> dict[str, int]:
-    """Write everything but the numbers, and say where these belong."""
+    """Write everything but the numbers, and say where these belong.
+
+    Structures come in blocks, so that they lie together, and the numbers too.
+    """
     import h5py
 
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -136,7 +137,7 @@ def _lay_out(
     shapes = {shape: _Shape(shape) for shape in {tensor.shape for tensor in tensors.values()}}
     true, text = _constant(np.array(True)), _Text()
     offsets = {}
-    with h5py.File(file, "w", libver=_LIBVER) as root:
+    with h5py.File(file, "w", libver=_LIBVER, meta_block_size=block) as root:
         _constant(np.array(FORMAT))(root.id, "__version__")
         for name, value in (("cstorch_version", _CSTORCH), ("writer", this_tool()), ("spec", spec)):
             text(root.id, f"__{name}__", value)
@@ -156,12 +157,43 @@ def _lay_out(
     return offsets
 
 
+def _in_memory(size: int) -> "IO[bytes]":
+    """A file for structures alone, a thousandth of the numbers. Without room for them, on a disk."""
+    place = None
+    if os.access(_MEMORY, os.W_OK):
+        memory = os.statvfs(_MEMORY)
+        place = _MEMORY if memory.f_bavail * memory.f_frsize > 4 * size else None
+    return tempfile.NamedTemporaryFile(prefix="wafersparse-", suffix=".mdl", dir=place)
+
+
+def _copy(source: int, target: int) -> None:
+    """What there is between the holes, and the length."""
+    end, at = os.fstat(source).st_size, 0
+    os.ftruncate(target, end)
+    while at < end:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole is left
+                return
+            raise
+        stop = os.lseek(source, at, os.SEEK_HOLE)
+        while at < stop:
+            piece = os.pread(source, min(stop - at, _BLOCK), at)
+            _write_all(target, memoryview(piece), at)
+            at += len(piece)
+
+
 def _write(fd: int, tensor: _Leaf, offset: int) -> None:
     for piece in _pieces(tensor):
-        view = memoryview(piece.data)
-        while view:
-            done = os.pwrite(fd, view[:_WRITE], offset)
-            view, offset = view[done:], offset + done
+        _write_all(fd, memoryview(piece.data), offset)
+        offset += piece.nbytes
+
+
+def _write_all(fd: int, view: memoryview, offset: int) -> None:
+    while view:
+        done = os.pwrite(fd, view[:_WRITE], offset)
+        view, offset = view[done:], offset + done
 
 
 def _pieces(tensor: _Leaf) -> Iterator[np.ndarray]:
@@ -217,46 +249,3 @@ class _Text:
     def __call__(self, target: Any, name: str, value: str) -> None:
         attribute = self._create(target, name.encode(), self._in_file, self._scalar)
         attribute.write(np.array(value, dtype=object), mtype=self._in_memory)
-
-
-class _File(io.RawIOBase):
-    """What HDF5 takes for its file: the descriptor, as if nothing were in it yet.
-
-    The space that is reserved behind the end is not shown, and not given up when HDF5 truncates.
-    """
-
-    def __init__(self, fd: int) -> None:
-        super().__init__()
-        self._fd, self._at, self.end = fd, 0, 0
-        self.error: OSError | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.end}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        done = os.preadv(self._fd, [buffer], self._at)
-        self._at += done
-        return done
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        try:
-            while view:
-                done = os.pwrite(self._fd, view, self._at)
-                view, self._at = view[done:], self._at + done
-        except OSError as error:
-            self.error = error
-            raise
-        self.end = max(self.end, self._at)
-        return len(data)
-
-    def truncate(self, size: int | None = None) -> int:
-        self.end = self._at if size is None else size
-        return self.end
