@@ -11,6 +11,7 @@ import click
 from pruning.problems import fail
 
 if TYPE_CHECKING:
+    from experiments.report.study import Study
     from pruning.atomic import Part
 
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     "  wafersparse compare runs\n"
     "  wafersparse compare runs/dense runs/sparse --metric perplexity --md\n"
     "  wafersparse compare runs --html report.html\n"
+    "  wafersparse compare runs --figures figures\n"
     "  wafersparse compare runs --diff runs/dense runs/sparse",
 )
 @click.argument("dirs", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
 @click.option(
     "--html", type=click.Path(path_type=Path), metavar="FILE", help="Also a page that needs no network."
 )
-@click.option("--overwrite", is_flag=True, help="Replace the page that --html names, if there is one.")
+@click.option(
+    "--figures", type=click.Path(path_type=Path), metavar="DIR", help="Also each picture of it as SVG."
+)
+@click.option("--overwrite", is_flag=True, help="Replace what --html and --figures name, if it is there.")
 @click.option(
     "--overlap", is_flag=True, help="What the masks of each two have in common, however much to read."
 )
@@ -49,6 +54,7 @@ def command(
     names: tuple[str, ...],
     form: str | None,
     html: Path | None,
+    figures: Path | None,
     overwrite: bool,
     overlap: bool,
     diff: tuple[Path, Path] | None,
@@ -60,20 +66,25 @@ def command(
     its 95 % interval. Failed and unfinished runs are rows too. Warnings come first.
     """
     if diff is not None:
-        _only_the_diff(form, html, overlap, names, by)
+        _only_the_diff(form, html or figures, overlap, names, by)
         _show_diff(diff)
         return
-    if overwrite and html is None:
-        raise click.UsageError("--overwrite has no effect without --html")
+    if overwrite and html is None and figures is None:
+        raise click.UsageError("--overwrite has no effect without --html or --figures")
     if overlap and html is None and form not in (None, "json"):
         raise click.UsageError(f"--overlap has no place in --{form}; use --json, --html, or neither")
     with ExitStack() as stack:
         page = None if html is None else stack.enter_context(_page(html, overwrite))
-        _compare(dirs, by, names, form, page, overlap, no_cache)
+        study = _compare(dirs, by, names, form, page, overlap, no_cache)
     if html is not None:
         from experiments.progress import size
 
         click.echo(f"wrote {html} ({size(html.stat().st_size)})", err=True)
+    if figures is not None:
+        from experiments.report.files import write_figures
+
+        for path in write_figures(study, figures, overwrite=overwrite):
+            click.echo(f"wrote {path}", err=True)
 
 
 def _compare(
@@ -84,14 +95,15 @@ def _compare(
     page: "Part | None",
     overlap: bool,
     no_cache: bool,
-) -> None:
+) -> "Study":
     import tempfile
 
     from experiments.compare import table as tables
     from experiments.compare.findings import warnings_of
     from experiments.compare.groups import grouped
     from experiments.compare.metrics import DEFAULT, metric_of
-    from experiments.compare.overlap import FREE, as_json, as_text, mask_overlaps
+    from experiments.compare.overlap import FREE, MaskOverlaps, as_json, as_text, mask_overlaps
+    from experiments.report.study import Study
     from experiments.runs.cache import read_runs
     from experiments.runs.find import run_directories
 
@@ -104,21 +116,21 @@ def _compare(
     if by and len({frozenset(group.settings) for group in groups}) == 1 and not groups[0].settings:
         raise fail(f"--group-by {' '.join(by)}", "is a key of none of these runs", "name keys of the config")
     rows, warned = tables.rows_of(groups, metrics), warnings_of(groups)
-    overlaps = mask_overlaps(groups, most=None if overlap else FREE) if overlap or page is not None else None
+    overlaps = MaskOverlaps()
+    if overlap or page is not None:
+        overlaps = mask_overlaps(groups, most=None if overlap else FREE)
+    study = Study(rows, metrics, warned, overlaps)
     if page is not None:
         from datetime import UTC, datetime
 
         from experiments.report.page import page as report
-        from experiments.report.study import Study
 
-        assert overlaps is not None
-        page.write(report(Study(rows, metrics, warned, overlaps), [str(d) for d in dirs], datetime.now(UTC)))
+        page.write(report(study, [str(d) for d in dirs], datetime.now(UTC)))
     for warning in warned:
         click.echo(f"warning: {warning.kind}: {warning.text}", err=True)
     if form == "json":
         found = tables.as_json(rows, warned)
         if overlap:
-            assert overlaps is not None
             found["overlap"] = as_json(overlaps)
         click.echo(json.dumps(found, indent=1))
     elif form is not None:
@@ -127,12 +139,12 @@ def _compare(
     else:
         click.echo(tables.as_text(rows, metrics))
         if overlap:
-            assert overlaps is not None
             click.echo("\n" + as_text(overlaps))
         if sys.stdout.isatty():
             from experiments.compare.plot import plot
 
             click.echo("\n" + plot(rows, metrics[0]))
+    return study
 
 
 def _page(html: Path, overwrite: bool) -> "Part":

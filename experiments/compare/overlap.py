@@ -4,8 +4,8 @@ Runs that share a mask file are one entry. Masks that cannot be read, or that ar
 more, are named with the reason and left out.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ FREE = 2 << 30  # bytes that are read without being asked for: some seconds
 
 @dataclass(frozen=True)
 class MaskOverlaps:
-    names: tuple[str, ...]  # of distinct mask files: the label of the first configuration that uses one
-    files: tuple[str, ...]
-    pairs: dict[tuple[int, int], Overlap]  # by positions in ``names``, the lower one first
-    left_out: tuple[str, ...]  # what was not compared, and why
+    names: tuple[str, ...] = ()  # of distinct mask files: the label of the first configuration that uses one
+    files: tuple[str, ...] = ()
+    pairs: Mapping[tuple[int, int], Overlap] = field(
+        default_factory=dict
+    )  # by positions in ``names``, the lower one first
+    left_out: tuple[str, ...] = ()  # what was not compared, and why
 
 
 def mask_overlaps(groups: Sequence[Group], *, most: int | None = None) -> MaskOverlaps:

@@ -1,10 +1,11 @@
-"""The frame of a picture: scales, grid, ticks and titles, drawn as SVG that needs no script."""
+"""Pictures: scales, grid, ticks and titles, drawn as SVG that needs no script."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from experiments.report.markup import Markup, element
+from experiments.report.styles import Style, legend
 
 WIDTH, HEIGHT = 640, 400
 LEFT, RIGHT, TOP, BOTTOM = 84, 18, 16, 60  # margins
@@ -84,7 +85,7 @@ def svg(x: Scale, y: Scale, label: str, *content: object, kind: str) -> Markup:
     """``kind`` tells the script how to follow the pointer; without a script it is a picture all the same."""
     return element(
         "svg",
-        _frame(x, y),
+        frame(x, y),
         *content,
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         class_="chart",
@@ -98,7 +99,7 @@ def svg(x: Scale, y: Scale, label: str, *content: object, kind: str) -> Markup:
     )
 
 
-def _frame(x: Scale, y: Scale) -> Markup:
+def frame(x: Scale, y: Scale) -> Markup:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     lines, texts = [], []
     for tick in y.ticks:
@@ -129,6 +130,25 @@ def level(y: Scale, value: float, name: str, *, left: bool = False) -> Markup:
         element("path", d=f"M{LEFT} {at:.1f}H{WIDTH - RIGHT}", class_="level"),
         element("text", name, x=place, y=f"{max(at - 5, TOP + 12):.1f}", class_=kind),
     )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn between two scales, for a page or for a file of its own."""
+
+    title: str
+    note: str
+    x: Scale
+    y: Scale
+    content: Sequence[object]
+    styles: Mapping[str, Style]
+    kind: str  # marks or lines: how the page's script follows the pointer
+    lines: bool = True  # in the legend
+    attributes: Mapping[str, object] = field(default_factory=dict)
+
+    def on_page(self) -> Markup:
+        body = svg(self.x, self.y, self.title, *self.content, kind=self.kind)
+        return figure(self.title, self.note, body, legend(self.styles, lines=self.lines), **self.attributes)
 
 
 def figure(title: str, note: object, *content: object, **attributes: object) -> Markup:

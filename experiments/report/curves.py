@@ -6,20 +6,20 @@ from itertools import groupby
 
 from experiments.compare.metrics import Metric
 from experiments.compare.table import Row
-from experiments.report.chart import Scale, across, figure, level, svg, upwards
+from experiments.report.chart import Picture, Scale, across, level, upwards
 from experiments.report.markup import Markup, element
 from experiments.report.study import Study, sparsity_of
-from experiments.report.styles import legend, outline
+from experiments.report.styles import outline
 
 _FEW = 8  # families that are drawn aside of each other
 _ASIDE = 2.5  # pixels between families at the same sparsity, so that intervals do not hide each other
 
 
-def quality_curves(study: Study) -> list[Markup]:
+def quality_curves(study: Study) -> list[Picture]:
     return [curve for metric in study.metrics if (curve := _curve(study, metric)) is not None]
 
 
-def _curve(study: Study, metric: Metric) -> Markup | None:
+def _curve(study: Study, metric: Metric) -> Picture | None:
     """None where fewer than two rows have the metric and a sparsity that is known."""
     points = [
         (number, found[0], row)
@@ -44,12 +44,12 @@ def _curve(study: Study, metric: Metric) -> Markup | None:
     dense = [row for _, _, row in points if row.group.dense]
     levels = [level(y, row.cells[metric.name].value.mean, row.group.label) for row in dense[:3]]
     title = f"{metric.name} against sparsity"
-    body = svg(x, y, title, *drawn, *levels, kind="marks")
     note = "Bars: 95 % interval over seeds. Hollow: sparsity asked for, not counted."
     left = len(study.rows) - len(points)
     if left:
         note += f" {left} of {len(study.rows)} configurations have no result or no known sparsity: not drawn."
-    return figure(title, note, body, legend(study.legend_of([n for n, _, _ in points])))
+    named = study.legend_of([n for n, _, _ in points])
+    return Picture(title, note, x, y, [*drawn, *levels], named, "marks")
 
 
 def _family(

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from experiments.compare.findings import CHECKS, Warned
 from experiments.report.assets import policy, script, style
+from experiments.report.chart import Picture
 from experiments.report.curves import quality_curves
 from experiments.report.diffs import config_diffs
 from experiments.report.heatmap import heatmap
@@ -62,7 +63,7 @@ def _sections(study: Study) -> list[tuple[str, str, Sequence[object]]]:
         "No run was validated more than once, so nothing shows how quality recovered: "
         "set eval_frequency in the config's loop."
     )
-    training: list[object] = [element("div", *curves, class_="pictures")] if curves else []
+    training: list[object] = [_pictures(curves)] if curves else []
     training += [] if recovery else [_none(once)]
     return [
         ("warnings", f"Warnings ({len(study.warnings)})", [_warnings(study.warnings)]),
@@ -115,15 +116,16 @@ def _legend_of_table() -> Markup:
     return element("p", said, class_="note")
 
 
-def _pictures(figures: Sequence[Markup]) -> Markup | None:
-    return element("div", *figures, class_="pictures") if figures else None
+def _pictures(found: Sequence[Picture]) -> Markup | None:
+    return element("div", *(picture.on_page() for picture in found), class_="pictures") if found else None
 
 
-def _fronts(figures: Sequence[Markup], none: str) -> list[object]:
+def _fronts(found: Sequence[Picture], none: str) -> list[object]:
     """The script puts the choice of axes in front; without it the first picture shows."""
-    if not figures:
+    if not found:
         return [_none(none)]
-    return [element("p", "", id="front-choice", class_="controls"), element("div", *figures, id="fronts")]
+    drawn = element("div", *(picture.on_page() for picture in found), id="fronts")
+    return [element("p", "", id="front-choice", class_="controls"), drawn]
 
 
 def _overlap(study: Study) -> list[object]:

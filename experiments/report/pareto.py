@@ -6,22 +6,11 @@ from dataclasses import dataclass
 
 from experiments.compare.metrics import Metric
 from experiments.compare.table import Row
-from experiments.report.chart import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    across,
-    figure,
-    svg,
-    upwards,
-)
+from experiments.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Picture, across, upwards
 from experiments.report.curves import direction
 from experiments.report.markup import Markup, element
 from experiments.report.study import Study, sparsity_of
-from experiments.report.styles import legend, outline
+from experiments.report.styles import outline
 
 
 @dataclass(frozen=True)
@@ -65,9 +54,9 @@ def front(points: Sequence[tuple[float, float]], *, lower_x: bool, lower_y: bool
     return found
 
 
-def pareto_fronts(study: Study) -> list[Markup]:
+def pareto_fronts(study: Study) -> list[Picture]:
     """A picture for each cost and metric that two rows at least have; the page shows one at a time."""
-    found: list[Markup] = []
+    found: list[Picture] = []
     for metric in study.metrics:
         for name, cost in COSTS.items():
             drawn = _drawn(study, metric, name, cost, shown=not found)
@@ -76,7 +65,7 @@ def pareto_fronts(study: Study) -> list[Markup]:
     return found
 
 
-def _drawn(study: Study, metric: Metric, name: str, cost: Cost, *, shown: bool) -> Markup | None:
+def _drawn(study: Study, metric: Metric, name: str, cost: Cost, *, shown: bool) -> Picture | None:
     points = [
         (number, value, row.cells[metric.name].value.mean)
         for number, row in enumerate(study.rows)
@@ -98,18 +87,23 @@ def _drawn(study: Study, metric: Metric, name: str, cost: Cost, *, shown: bool) 
         marks.append(element("g", shape, class_=f"mark {style.colour} {where}", data_row=number))
     line = element("path", d=_steps([(x(points[i][1]), y(points[i][2])) for i in best]), class_="front")
     title = f"{metric.name} against {cost.title}"
-    body = svg(x, y, title, _corner(cost, metric), line, *marks, kind="marks")
     on = ", ".join(dict.fromkeys(study.rows[points[i][0]].group.label for i in best))
     note = f"On the front, beaten by none in both: {on}."
-    return figure(
+    return Picture(
         title,
         note,
-        body,
-        legend(study.legend_of([number for number, _, _ in points]), lines=False),
-        data_cost=name,
-        data_cost_title=cost.title,
-        data_metric=metric.name,
-        hidden=not shown,
+        x,
+        y,
+        [_corner(cost, metric), line, *marks],
+        study.legend_of([number for number, _, _ in points]),
+        "marks",
+        lines=False,
+        attributes={
+            "data_cost": name,
+            "data_cost_title": cost.title,
+            "data_metric": metric.name,
+            "hidden": not shown,
+        },
     )
 
 

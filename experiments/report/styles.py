@@ -1,7 +1,7 @@
 """How configurations are told apart in pictures: by colour, and by shape and dash for who sees no colour."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.report.markup import Markup, element
@@ -45,7 +45,7 @@ def outline(shape: str, x: float, y: float, size: float = 5.0) -> str:
     return "M" + "L".join(f"{px:.2f} {py:.2f}" for px, py in points) + "z"
 
 
-def legend(named: dict[str, Style], *, lines: bool = True) -> Markup:
+def legend(named: Mapping[str, Style], *, lines: bool = True) -> Markup:
     """A list beside a picture; each entry shows the line and the mark of its name."""
     entries = []
     for name, style in named.items():

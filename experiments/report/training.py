@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from experiments.report.chart import Scale, across, figure, level, svg, upwards
+from experiments.report.chart import Picture, Scale, across, level, upwards
 from experiments.report.curves import direction
 from experiments.report.markup import Markup, element
 from experiments.report.study import Study
-from experiments.report.styles import legend, outline
+from experiments.report.styles import outline
 from experiments.runs.record import Points
 
 _POINTS = 24_000  # of all curves of a picture together
@@ -17,7 +17,7 @@ _FEWEST, _MOST = 60, 300  # of one curve
 _MARKED = 40  # a curve of so few points has a mark on each
 
 
-def loss_curves(study: Study) -> Markup | None:
+def loss_curves(study: Study) -> Picture | None:
     """One line for each run that logged its training loss, whatever became of it."""
     curves = _curves(study, "loss", fewest=2)
     if not curves:
@@ -26,7 +26,7 @@ def loss_curves(study: Study) -> Markup | None:
     return _picture(study, curves, "Loss while training", "training loss", note, [])
 
 
-def recovery_curves(study: Study) -> list[Markup]:
+def recovery_curves(study: Study) -> list[Picture]:
     """For each metric that runs validated more than once, beside what the dense runs ended with."""
     found = []
     for metric in study.metrics:
@@ -74,23 +74,20 @@ def _picture(
     y_title: str,
     note: str,
     levels: Sequence[tuple[str, float]],
-) -> Markup:
+) -> Picture:
     points = [point for curve in curves.values() for point in curve]
     finite = [(name, value) for name, value in levels if math.isfinite(value)]
     x = across("step", [step for step, _ in points])
     y = upwards(y_title, [*(value for _, value in points), *(value for _, value in finite)])
     lines = [_line(study, number, curve, x, y) for number, curve in curves.items()]
     crowded = "crowd" if len(curves) > 30 else ""
-    body = svg(
-        x,
-        y,
-        title,
+    content = [
         element("g", *lines, class_=crowded or None),
         *(level(y, value, name, left=True) for name, value in finite),
         element("circle", r=4.5, class_="cursor", cx=-20, cy=-20),
-        kind="lines",
-    )
-    return figure(title, note, body, legend(study.legend_of([study.runs[number][0] for number in curves])))
+    ]
+    named = study.legend_of([study.runs[number][0] for number in curves])
+    return Picture(title, note, x, y, content, named, "lines")
 
 
 def _line(study: Study, number: int, points: Points, x: Scale, y: Scale) -> Markup:
