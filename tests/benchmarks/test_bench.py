@@ -100,6 +100,12 @@ def trained(tools, runs=1, without=()):
         missing={name: "cerebras" for name in without},
         versions=versions,
         saves={"bytes": {"mdl": 1_000_000}, "seconds": {name: took * runs for name, took in saves.items()}},
+        reads={
+            "runs": 200,
+            "steps": 10_000,
+            "bytes": 1_000_000,
+            "seconds": {"read": [4.0] * runs, "cached": [1.0] * runs},
+        },
     )
 
 
@@ -241,6 +247,7 @@ def test_one_part_alone_has_a_report_of_its_own(bench, tmp_path):
         "## Training steps",
         "## LoRA on sparse weights",
         "## Writing checkpoints",
+        "## Comparing runs",
     ]
     assert "--only training" in report
     assert "s/GB" not in report

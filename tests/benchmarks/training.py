@@ -42,6 +42,7 @@ class Training:
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     saves: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reads: dict[str, Any] = field(default_factory=dict)
 
 
 def measure(settings: Settings) -> Training:
@@ -61,6 +62,9 @@ def measure(settings: Settings) -> Training:
         say(f"checkpoints: {settings.runs} runs and a warm-up")
         done = run([sys.executable, HERE / "saving.py", place, str(settings.runs)], cwd=REPOSITORY)
         found.saves = json.loads(done.out.splitlines()[-1])
+        say("comparing many runs")
+        done = run([sys.executable, HERE / "reading.py", place, str(settings.runs)], cwd=REPOSITORY)
+        found.reads = json.loads(done.out.splitlines()[-1])
         say(f"LoRA: {LORA_STEPS} steps of each kind")
         lora = [sys.executable, "-m", "tests.benchmarks.lora", "--repeat", str(LORA_STEPS), "--json"]
         found.lora = json.loads(run(lora, cwd=REPOSITORY).out.splitlines()[-1])
@@ -123,6 +127,7 @@ def sections(found: Training) -> dict[str, list[Row]]:
         "Training steps": [*step_rows(found)],
         "LoRA on sparse weights": [*lora_rows(found.lora)],
         "Writing checkpoints": [*saving_rows(found.saves)],
+        "Comparing runs": [*reading_rows(found.reads)],
     }
 
 
@@ -202,3 +207,11 @@ def saving_rows(saves: Mapping[str, Any]) -> Iterator[Row]:
             than="× `torch.save`",
             asked=Asked("at most", 1.5, " ×"),
         )
+
+
+def reading_rows(reads: Mapping[str, Any]) -> Iterator[Row]:
+    size = f"{reads['runs']} runs of {reads['steps']:,} steps, {reads['bytes'] / 1e6:.0f} MB"
+    for way, said in (("read", "every file read"), ("cached", "from its cache")):
+        took = Spread.of(reads["seconds"][way])
+        what = f"`wafersparse compare`, {size}, {said}"
+        yield Row(what=what, measured=took, unit="s", asked=Asked("at most", 5, " s"))
