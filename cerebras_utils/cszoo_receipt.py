@@ -38,6 +38,7 @@ class RunReceipt(Hooks):
         self, trainer: Any, stack: Any, train_dataloader: Any, val_dataloader: Any, loop: Any
     ) -> None:
         self._begin(trainer, "fit")
+        self._end_on_interrupt(trainer, stack)
 
     def on_enter_validate_all(
         self, trainer: Any, stack: Any, val_dataloaders: Any, loop: Any, ckpt_paths: Any
@@ -47,13 +48,14 @@ class RunReceipt(Hooks):
         self._begin(trainer, "validate_all")
 
         def left(kind: Any, error: BaseException | None, trace: Any) -> None:
-            failed = State.INTERRUPTED if isinstance(error, KeyboardInterrupt) else State.FAILED
-            self._end(trainer, State.FINISHED if error is None else failed, error)
+            self._end(trainer, State.FINISHED if error is None else State.FAILED, error)
 
         stack.push(left)
+        self._end_on_interrupt(trainer, stack)
 
     def on_enter_validate(self, trainer: Any, stack: Any, val_dataloader: Any, loop: Any) -> None:
         self._begin(trainer, "validate")
+        self._end_on_interrupt(trainer, stack)
 
     def on_before_load_checkpoint(self, trainer: Any, ckpt_path: str | None) -> None:
         if self._receipt is not None and ckpt_path is not None:
@@ -85,6 +87,15 @@ class RunReceipt(Hooks):
 
     def on_save_trainer_state(self, trainer: Any, state_dict: dict[str, Any]) -> None: ...
     def on_load_trainer_state(self, trainer: Any, state_dict: dict[str, Any]) -> None: ...
+
+    def _end_on_interrupt(self, trainer: Any, stack: Any) -> None:
+        """Ctrl-C is no exception that the trainer's hooks are told of."""
+
+        def left(kind: Any, error: BaseException | None, trace: Any) -> None:
+            if isinstance(error, KeyboardInterrupt):
+                self._end(trainer, State.INTERRUPTED, error)
+
+        stack.push(left)
 
     def _begin(self, trainer: Any, verb: str) -> None:
         if self._receipt is not None:

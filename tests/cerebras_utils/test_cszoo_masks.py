@@ -4,8 +4,10 @@ import copy
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -326,3 +328,26 @@ def test_the_stock_validator_knows_it_with_the_hook_alone(place):
     assert dry.returncode == 0, dry.stderr[-3000:]
     assert "ModelZoo finds nothing that is wrong" in dry.stdout
     assert not (place / "known").exists()
+
+
+def test_ctrl_c_is_in_the_receipt(place):
+    settings = config("long", 100_000, STATIC, start=DENSE, checkpoint={"steps": 5})
+    (place / "long.yaml").write_text(yaml.safe_dump(settings))
+    words = [sys.executable, "-m", "experiments", "fit", "long.yaml", "--target_device", "CPU", "-o", "long"]
+    process = subprocess.Popen(
+        words, cwd=place, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        ends = time.monotonic() + 120
+        while not (place / "long/checkpoint_5.mdl").exists() and time.monotonic() < ends:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) != 0
+    finally:
+        process.kill()
+        process.wait()
+    receipt = json.loads((place / "long/run.json").read_text())
+    assert receipt["state"] == "interrupted"
+    assert receipt["ended"] is not None
+    assert receipt["steps"] >= 5
+    assert [mask["resurrected"] for mask in receipt["mask_receipts"]] == [0]
