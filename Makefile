@@ -82,7 +82,7 @@ demo: .venv $(SHORT)  ## a whole sweep, dense to comparison: 6 minutes on two id
 	OMP_NUM_THREADS=1 $(BIN)/wafersparse sweep configs/sweeps/demo.yaml --jobs 2 --resume
 	$(BIN)/wafersparse compare runs/demo
 
-study: .venv dense  ## the larger one, 69 runs, 3 seeds; again: goes on
+study: .venv dense  ## the larger one, 60 runs, 3 seeds; again: goes on
 	OMP_NUM_THREADS=1 $(BIN)/wafersparse sweep configs/sweeps/study.yaml --jobs 2 --resume
 	$(BIN)/wafersparse compare runs/study
 
