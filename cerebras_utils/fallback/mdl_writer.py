@@ -1,7 +1,7 @@
 """Write Cerebras ``.mdl`` checkpoints (format 0.5) that cstorch loads and cszoo resumes from.
 
 HDF5 lays out the file: a dataset for each tensor, and attributes. It does so in memory, in a file of the
-full length that has holes where the numbers belong. What it wrote is copied, and the numbers go straight
+full length with holes where the numbers belong. What it wrote is copied, and the numbers go straight
 to where it said, tensor by tensor, so that no copy is held and a full disk is an ordinary error: HDF5
 itself crashes the process when it meets one. They are stored as they are, without the chunks and the
 LZ4 of the vendor's writer: trained weights do not compress, and any reader of HDF5 reads both.
@@ -13,8 +13,10 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +26,14 @@ from cerebras_utils.fallback.mdl_tree import flatten, leaf_spec
 from pruning.atomic import Part
 from pruning.checkpoint.mdl_records import FORMAT, RTFX
 from pruning.masks.receipt import this_tool
+from pruning.problems import fail
 
 _CSTORCH = "2.10.0"  # whose files these are like
 _CODES = {name: code for code, name in RTFX.items()}
 _LIBVER = ("v108", "v110")  # oldest and newest structures of HDF5: of 2008, which hold many attributes well
 _BLOCK = 1 << 18  # bytes, at most
 _MEMORY = "/dev/shm"
+_NO_HOLES = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 _WRITE = 1 << 30  # bytes; Linux writes less than 2 GiB in one call
 
 
@@ -61,12 +65,17 @@ def save_mdl(path: str | os.PathLike[str], tree: Mapping[str, Any], *, overwrite
     """
     leaves, spec = flatten(tree)
     metadata, tensors = _describe(leaves)
-    structures = len(spec) + (1 << 14) + 640 * len(tensors)
+    structures = len(spec) + (1 << 14) + sum(640 + 48 * len(tensor.shape) for tensor in tensors.values())
     structures += sum(2 * len(key) + len(text) + 256 for key, text in metadata.items())
-    with Part(path, overwrite=overwrite) as part, _in_memory(structures) as file:
-        part.preallocate(structures + sum(tensor.nbytes for tensor in tensors.values()))
-        offsets = _lay_out(file.name, spec, metadata, tensors, min(structures // 4, _BLOCK))
-        _copy(file.fileno(), part.fd)
+    block = min(structures // 4, _BLOCK)
+    with Part(path, overwrite=overwrite) as part, _scratch(part.target, structures) as (scratch, name):
+        part.preallocate(structures + block + sum(tensor.nbytes for tensor in tensors.values()))
+        try:
+            offsets = _lay_out(name, spec, metadata, tensors, block)
+        except (OSError, RuntimeError) as error:  # HDF5's, which are long
+            fix = "free some space there, and look for what else limits it"
+            raise fail(Path(name).parent, f"HDF5 cannot write there: {str(error)[:200]}", fix) from error
+        _copy(scratch, part.fd)
         for key, offset in offsets.items():
             _write(part.fd, tensors[key], offset)
 
@@ -130,6 +139,7 @@ def _lay_out(
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)  # the same state is the same file, whenever it is written
     unusual = h5py.h5p.create(h5py.h5p.LINK_CREATE)  # slower to make: for names that need them
     unusual.set_create_intermediate_group(True)
     unusual.set_char_encoding(h5py.h5t.CSET_UTF8)
@@ -138,6 +148,7 @@ def _lay_out(
     true, text = _constant(np.array(True)), _Text()
     offsets = {}
     with h5py.File(file, "w", libver=_LIBVER, meta_block_size=block) as root:
+        os.unlink(file)  # it is open: whatever kills this process leaves nothing in memory
         _constant(np.array(FORMAT))(root.id, "__version__")
         for name, value in (("cstorch_version", _CSTORCH), ("writer", this_tool()), ("spec", spec)):
             text(root.id, f"__{name}__", value)
@@ -157,31 +168,52 @@ def _lay_out(
     return offsets
 
 
-def _in_memory(size: int) -> "IO[bytes]":
-    """A file for structures alone, a thousandth of the numbers. Without room for them, on a disk."""
-    place = None
-    if os.access(_MEMORY, os.W_OK):
-        memory = os.statvfs(_MEMORY)
-        place = _MEMORY if memory.f_bavail * memory.f_frsize > 4 * size else None
-    return tempfile.NamedTemporaryFile(prefix="wafersparse-", suffix=".mdl", dir=place)
+@contextmanager
+def _scratch(target: Path, size: int) -> Iterator[tuple[int, str]]:
+    """A file for structures alone, a thousandth of the numbers: in memory, or beside ``target``."""
+    room = _free(_MEMORY) if os.access(_MEMORY, os.W_OK) else 0
+    place = _MEMORY if room > 4 * size else str(target.parent)
+    if place != _MEMORY and _free(place) < 4 * size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    descriptor, name = tempfile.mkstemp(prefix=".wafersparse-", suffix=".part", dir=place)
+    try:
+        yield descriptor, name
+    finally:
+        os.close(descriptor)
+        Path(name).unlink(missing_ok=True)
+
+
+def _free(place: str) -> int:
+    found = os.statvfs(place)
+    return found.f_bavail * found.f_frsize
 
 
 def _copy(source: int, target: int) -> None:
     """What there is between the holes, and the length."""
-    end, at = os.fstat(source).st_size, 0
+    end = os.fstat(source).st_size
     os.ftruncate(target, end)
+    for start, stop in _written(source, end):
+        while start < stop:
+            piece = os.pread(source, min(stop - start, _BLOCK), start)
+            _write_all(target, memoryview(piece), start)
+            start += len(piece)
+
+
+def _written(fd: int, end: int) -> Iterator[tuple[int, int]]:
+    """From where to where there is data. A file system that knows of no holes has data everywhere."""
+    at = 0
     while at < end:
         try:
-            at = os.lseek(source, at, os.SEEK_DATA)
+            start = os.lseek(fd, at, os.SEEK_DATA)
+            stop = os.lseek(fd, start, os.SEEK_HOLE)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole is left
-                return
-            raise
-        stop = os.lseek(source, at, os.SEEK_HOLE)
-        while at < stop:
-            piece = os.pread(source, min(stop - at, _BLOCK), at)
-            _write_all(target, memoryview(piece), at)
-            at += len(piece)
+            if error.errno not in _NO_HOLES:
+                if error.errno == errno.ENXIO:  # nothing but a hole is left
+                    return
+                raise
+            start, stop = at, end
+        yield start, stop
+        at = stop
 
 
 def _write(fd: int, tensor: _Leaf, offset: int) -> None:

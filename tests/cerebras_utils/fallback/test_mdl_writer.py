@@ -1,14 +1,19 @@
 """The files that are written, and what happens when they cannot be."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from unittest.mock import Mock
 
 import h5py
 import pytest
 import torch
 
+from cerebras_utils.fallback import mdl_writer
 from cerebras_utils.fallback.mdl_reader import load_mdl
 from cerebras_utils.fallback.mdl_writer import save_mdl
 from pruning.atomic import Part, TargetExistsError
@@ -90,7 +95,7 @@ def test_space_is_reserved_for_all_of_it(tmp_path, monkeypatch, full_state):
 
 @pytest.mark.parametrize("reserving", [True, False])
 def test_full_disk(tiny_disk, monkeypatch, reserving):
-    """Also where the file system reserves nothing, and it is HDF5 that meets the end."""
+    """Also where the file system reserves nothing."""
     if not reserving:
         monkeypatch.setattr(Part, "preallocate", lambda *_: None)
     for tree in ({"w": torch.ones(100_000)}, {str(i): torch.ones(1) for i in range(2000)}):
@@ -98,6 +103,55 @@ def test_full_disk(tiny_disk, monkeypatch, reserving):
             save_mdl(tiny_disk / "c.mdl", tree)
         assert list(tiny_disk.iterdir()) == []
     save_mdl(tiny_disk / "c.mdl", {"w": torch.ones(2)})
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS])
+def test_without_memory_and_holes(tmp_path, monkeypatch, code, full_state):
+    """A file system of which neither is known is written all the same, and nothing is left beside."""
+
+    def lseek(fd, at, how, real=os.lseek):
+        if how in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise OSError(code, "no")
+        return real(fd, at, how)
+
+    save_mdl(tmp_path / "usual.mdl", full_state)
+    monkeypatch.setattr(mdl_writer, "_MEMORY", str(tmp_path / "none"))
+    monkeypatch.setattr(os, "lseek", lseek)
+    save_mdl(tmp_path / "c.mdl", full_state)
+    assert (tmp_path / "c.mdl").read_bytes() == (tmp_path / "usual.mdl").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_full_disk_without_memory(tiny_disk, monkeypatch):
+    monkeypatch.setattr(mdl_writer, "_MEMORY", "/nowhere")
+    for tree in ({"w": torch.ones(100_000)}, {str(i): torch.ones(1) for i in range(2000)}):
+        with pytest.raises(ProblemError, match="No space left on device"):
+            save_mdl(tiny_disk / "c.mdl", tree)
+        assert list(tiny_disk.iterdir()) == []
+
+
+def test_what_hdf5_cannot_write_is_no_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(mdl_writer, "_lay_out", Mock(side_effect=RuntimeError("errno = 28")))
+    with pytest.raises(ProblemError, match="HDF5 cannot write there: errno = 28"):
+        save_mdl(tmp_path / "c.mdl", {"w": torch.ones(2)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_while_numbers_are_written_leaves_nothing_in_memory(tmp_path, monkeypatch):
+    made, real, write = [], tempfile.mkstemp, mdl_writer._write
+
+    def mkstemp(**given):
+        made.append(real(**given))
+        return made[-1]
+
+    def without(*given):
+        assert [Path(name).exists() for _, name in made] == [False]
+        write(*given)
+
+    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+    monkeypatch.setattr(mdl_writer, "_write", without)
+    save_mdl(tmp_path / "c.mdl", {"w": torch.ones(2)})
+    assert load_mdl(tmp_path / "c.mdl")["w"].tolist() == [1, 1]
 
 
 KILLED = """
