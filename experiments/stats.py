@@ -37,7 +37,7 @@ class Comparison:
 
 def estimate(values: Sequence[float]) -> Estimate:
     assert values, "a mean of nothing"
-    n, mean = len(values), math.fsum(values) / len(values)
+    n, mean = len(values), _mean(values)
     if n == 1 or not all(map(math.isfinite, values)):
         return Estimate(mean, None, n)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
@@ -50,7 +50,7 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Comparison
     differences = [ours[seed] - theirs[seed] for seed in seeds]
     if not differences:
         return Comparison(None, 0, None)
-    n, mean = len(differences), math.fsum(differences) / len(differences)
+    n, mean = len(differences), _mean(differences)
     if n < FEWEST_PAIRS or not math.isfinite(mean):
         return Comparison(mean, n, None)
     variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
@@ -58,6 +58,12 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Comparison
         return Comparison(mean, n, 1.0 if mean == 0 else 0.0)
     t = mean / math.sqrt(variance / n)
     return Comparison(mean, n, 2 * (1 - t_cdf(abs(t), n - 1)) if abs(t) < 5 else 2 * t_tail(abs(t), n - 1))
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of runs that diverged as well: an exact sum refuses infinities of both signs."""
+    finite = all(map(math.isfinite, values))
+    return (math.fsum(values) if finite else sum(values)) / len(values)
 
 
 def holm(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pruning.problems import fail
+from pruning.problems import Problem, ProblemError, fail
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from experiments.report.study import Study
+    from experiments.runs.record import RunRecord
     from pruning.atomic import Part
 
 
@@ -23,9 +26,9 @@ if TYPE_CHECKING:
     "  wafersparse compare runs/dense runs/sparse --metric perplexity --md\n"
     "  wafersparse compare runs --html report.html\n"
     "  wafersparse compare runs --figures figures\n"
-    "  wafersparse compare runs --diff runs/dense runs/sparse",
+    "  wafersparse compare --diff runs/dense runs/sparse",
 )
-@click.argument("dirs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("dirs", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--group-by", "by", multiple=True, metavar="KEY", help="Runs that agree in these keys are a row."
 )
@@ -67,8 +70,10 @@ def command(
     """
     if diff is not None:
         _only_the_diff(form, html or figures, overlap, names, by)
-        _show_diff(diff)
+        _show_diff(diff, dirs, no_cache)
         return
+    if not dirs:
+        raise click.UsageError("Missing argument 'DIRS...'.")
     if overwrite and html is None and figures is None:
         raise click.UsageError("--overwrite has no effect without --html or --figures")
     if overlap and html is None and form not in (None, "json"):
@@ -96,26 +101,23 @@ def _compare(
     overlap: bool,
     no_cache: bool,
 ) -> "Study":
-    import tempfile
-
-    from experiments.compare import table as tables
+    from experiments.compare import formats
     from experiments.compare.findings import warnings_of
-    from experiments.compare.groups import grouped
+    from experiments.compare.groups import grouped, unknown_keys
     from experiments.compare.metrics import DEFAULT, metric_of
     from experiments.compare.overlap import FREE, MaskOverlaps, as_json, as_text, mask_overlaps
+    from experiments.compare.table import rows_of
     from experiments.report.study import Study
-    from experiments.runs.cache import read_runs
     from experiments.runs.find import run_directories
 
-    paths = run_directories(dirs)
-    with tempfile.TemporaryDirectory() as empty:
-        runs = read_runs(paths, cache=Path(empty) if no_cache else None)
+    runs = _read(run_directories(dirs), no_cache)
     tags = [tag for run in runs for tag in run.last]
     metrics = [metric_of(name, tags) for name in names or DEFAULT]
+    if unknown := unknown_keys(runs, by):
+        what = "is in the config of none of these runs"
+        raise ProblemError([Problem(f"--group-by {key}", what, "name keys of the config") for key in unknown])
     groups = grouped(runs, by)
-    if by and len({frozenset(group.settings) for group in groups}) == 1 and not groups[0].settings:
-        raise fail(f"--group-by {' '.join(by)}", "is a key of none of these runs", "name keys of the config")
-    rows, warned = tables.rows_of(groups, metrics), warnings_of(groups)
+    rows, warned = rows_of(groups, metrics), warnings_of(groups)
     overlaps = MaskOverlaps()
     if overlap or page is not None:
         overlaps = mask_overlaps(groups, most=None if overlap else FREE)
@@ -129,15 +131,15 @@ def _compare(
     for warning in warned:
         click.echo(f"warning: {warning.kind}: {warning.text}", err=True)
     if form == "json":
-        found = tables.as_json(rows, warned)
+        found = formats.as_json(rows, warned)
         if overlap:
-            found["overlap"] = as_json(overlaps)
-        click.echo(json.dumps(found, indent=1))
+            found["overlap"] = formats.finite(as_json(overlaps))
+        click.echo(json.dumps(found, indent=1, allow_nan=False))
     elif form is not None:
-        write = {"csv": tables.as_csv, "md": tables.as_markdown, "latex": tables.as_latex}[form]
+        write = {"csv": formats.as_csv, "md": formats.as_markdown, "latex": formats.as_latex}[form]
         click.echo(write(rows, metrics), nl=False)
     else:
-        click.echo(tables.as_text(rows, metrics))
+        click.echo(formats.as_text(rows, metrics))
         if overlap:
             click.echo("\n" + as_text(overlaps))
         if sys.stdout.isatty():
@@ -145,6 +147,15 @@ def _compare(
 
             click.echo("\n" + plot(rows, metrics[0]))
     return study
+
+
+def _read(paths: "Sequence[Path]", no_cache: bool) -> "list[RunRecord]":
+    import tempfile
+
+    from experiments.runs.cache import read_runs
+
+    with tempfile.TemporaryDirectory() as empty:
+        return read_runs(paths, cache=Path(empty) if no_cache else None)
 
 
 def _page(html: Path, overwrite: bool) -> "Part":
@@ -159,15 +170,20 @@ def _only_the_diff(form: str | None, html: Path | None, overlap: bool, *others: 
         raise click.UsageError("--diff prints two configs and nothing else: leave the other options out")
 
 
-def _show_diff(diff: tuple[Path, Path]) -> None:
+def _show_diff(diff: tuple[Path, Path], dirs: tuple[Path, ...], no_cache: bool) -> None:
+    """DIRS are not needed for it. Where they are given, the two are to be among their runs."""
     from experiments.compare.settings import config_diff
-    from experiments.runs.cache import read_runs
     from experiments.runs.find import run_directories
 
     paths = run_directories(diff)
     if len(paths) != 2:
         what = f"hold {len(paths)} runs, where a diff is of two"
         raise fail(f"--diff {diff[0]} {diff[1]}", what, "name two directories of a run each")
-    one, other = read_runs(paths)
+    among = {path.resolve() for path in run_directories(dirs)} if dirs else set()
+    if dirs and (outside := [path for path in paths if path.resolve() not in among]):
+        fix = "leave DIRS out, or name two of their runs"
+        what = "is none of the runs in DIRS"
+        raise ProblemError([Problem(f"--diff {path}", what, fix) for path in outside])
+    one, other = _read(paths, no_cache)
     for key, (left, right) in config_diff(one, other).items():
         click.echo(f"{key}: {left!r} → {right!r}")

@@ -4,18 +4,33 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from experiments.compare.labels import labels
-from experiments.compare.metrics import METRICS
-from experiments.compare.settings import MASK_CALLBACK, MASKS, START, Flat, differences, flat
+from experiments.compare.metrics import METRICS, TOLERANCE, rounded
+from experiments.compare.settings import (
+    KIND,
+    LEVEL,
+    MASKS,
+    START,
+    Flat,
+    differences,
+    every_setting,
+    flat,
+    is_dense,
+    is_sparse,
+)
 from experiments.runs.record import RunRecord
 
 _SPARSE = re.compile(
-    rf"{MASKS}|init\.callbacks\.(SparseMaskCallback|Lora|SparseLora)(\..*)?|init\.sparsity.*"
+    rf"{MASKS}|{LEVEL}|{KIND}|init\.callbacks\.(SparseMaskCallback|Lora|SparseLora)(\..*)?|init\.sparsity.*"
 )
 _LEVEL = re.compile(r"-s[0-9.]+(?=-|$)|-[0-9a-f]{8}$")  # what the name of a mask says of how much, not of how
 _NATIVE_LEVEL = re.compile(r"init\.sparsity(\[\d+\])?(\.sparsity)?")
+_SEED = re.compile(r"seed\d+")  # a directory of a sweep: the one above it names the configuration
+_TAGS = [metric.tag for metric in METRICS.values()]
+_TELLING = [METRICS[name].tag for name in ("perplexity", "loss", "train_loss")]
 
 
 @dataclass
@@ -29,17 +44,21 @@ class Group:
 
     @property
     def dense(self) -> bool:
-        return not any(_SPARSE.fullmatch(key) for key in self.settings)
+        return all(map(is_dense, self.runs))
 
     @property
-    def once(self) -> bool:
-        """Sparse to dense: its zeros may come back."""
-        return self.settings.get(f"{MASK_CALLBACK}.apply_every_step") is False
+    def sparse(self) -> bool:
+        """Neither this nor dense: what the runs are is not known, or a row holds both."""
+        return all(map(is_sparse, self.runs))
 
     @property
     def family(self) -> Flat:
         """The settings but for how sparse: what a curve over sparsities has in common."""
-        kept = {key: value for key, value in self.settings.items() if not _NATIVE_LEVEL.fullmatch(key)}
+        kept = {
+            key: value
+            for key, value in self.settings.items()
+            if key != LEVEL and not _NATIVE_LEVEL.fullmatch(key)
+        }
         return kept | ({MASKS: _LEVEL.sub("", str(kept[MASKS]))} if MASKS in kept else {})
 
     @property
@@ -60,12 +79,14 @@ class Group:
     def n(self) -> int:
         return len(self.samples)
 
-    def values(self, tag: str) -> dict[int, float]:
-        """The last value by seed, of samples. Runs without a seed are numbered from -1 down."""
+    def values(self, tag: str) -> list[float]:
+        """The last value of each sample that has one."""
+        return [run.last[tag][1] for run in self.samples if tag in run.last]
+
+    def by_seed(self, tag: str) -> dict[int, float]:
+        """The same, of samples that have a seed: without one, nothing says which two runs are a pair."""
         return {
-            -1 - position if run.seed is None else run.seed: run.last[tag][1]
-            for position, run in enumerate(self.samples)
-            if tag in run.last
+            run.seed: run.last[tag][1] for run in self.samples if run.seed is not None and tag in run.last
         }
 
     def mean(self, values: Sequence[float | None]) -> float | None:
@@ -73,51 +94,125 @@ class Group:
         return sum(known) / len(known) if known else None
 
     @property
+    def _requested(self) -> list[float]:
+        known = [run.sparsity.requested for run in self.runs if run.params]
+        return [value for value in known if value is not None]
+
+    @property
+    def _of_one_sparsity(self) -> bool:
+        return not self._requested or max(self._requested) - min(self._requested) <= TOLERANCE
+
+    @property
     def requested(self) -> float | None:
-        return self.mean([run.sparsity.requested for run in self.runs])
+        """None where nobody knows, and of a row of several sparsities: their mean is that of no run."""
+        return self.mean(self._requested) if self._of_one_sparsity else None
 
     @property
     def effective(self) -> float | None:
-        return self.mean([run.sparsity.effective for run in self.finished])
+        return self.mean([run.sparsity.effective for run in self.finished]) if self._of_one_sparsity else None
 
-
-def results(run: RunRecord) -> tuple[float, ...]:
-    """Steps and every metric of the last validation; () where there are none, or one is not finite."""
-    values = [run.last[metric.tag][1] for metric in METRICS.values() if metric.tag in run.last]
-    return (run.steps, *values) if values and all(map(math.isfinite, values)) else ()
+    @property
+    def starts(self) -> set[str]:
+        """Checkpoints that its runs are known to have begun with."""
+        return {run.start for run in self.runs if run.start}
 
 
 def same_results(one: RunRecord, other: RunRecord) -> bool:
-    return results(one) != () and results(one) == results(other)
+    """Whatever both have measured is the same, to the last digit.
+
+    Accuracy alone proves nothing: it is a fraction of a few thousand tokens, and two models may share it.
+    """
+    if one.steps != other.steps:
+        return False
+    pairs = {
+        tag: (one.last[tag][1], other.last[tag][1]) for tag in _TAGS if tag in one.last and tag in other.last
+    }
+    return any(tag in pairs for tag in _TELLING) and all(
+        a == b and math.isfinite(a) for a, b in pairs.values()
+    )
 
 
 def grouped(runs: Sequence[RunRecord], by: Sequence[str] = ()) -> list[Group]:
     """Dense ones first, then by sparsity. With ``by``, runs that agree in these keys alone are a group."""
+    settings = [_chosen(run, by) if by else flat(run) for run in runs]
+    _tell_levels_apart(runs, settings)
     of: dict[str, Group] = {}
-    for run in runs:
-        settings = flat(run)
+    for run, own in zip(runs, settings, strict=True):
         if not by:
-            settings.pop(START, None)  # each seed starts from its own dense checkpoint
-        else:
-            settings = {key: value for key, value in settings.items() if _chosen(key, by)}
-        key = repr(sorted(settings.items())) if run.params or run.state == "planned" else run.path
-        of.setdefault(key, Group("", settings)).runs.append(run)
-    groups = list(of.values())
-    for group, label in zip(groups, labels([g.settings for g in groups]), strict=True):
-        group.label = label or (group.runs[0].name if not group.runs[0].params else "dense")
-    _make_distinct(groups)
+            own.pop(START, None)  # each seed may have its own dense checkpoint
+        key = repr(sorted(own.items())) if run.params else run.path
+        of.setdefault(key, Group("", own)).runs.append(run)
+    groups = [group for whole in of.values() for group in ([whole] if by else _by_start(whole))]
+    if by:
+        _say_kinds(groups)
+    _name(groups)
     _find_baselines(groups)
-    return sorted(groups, key=lambda g: (not g.dense, g.requested or 0.0, g.label))
+    return sorted(groups, key=lambda g: (not g.dense, rounded(g.requested or 0.0), g.label))
 
 
-def _chosen(key: str, by: Sequence[str]) -> bool:
-    return any(key == asked or key.endswith(f".{asked}") for asked in by)
+def unknown_keys(runs: Sequence[RunRecord], by: Sequence[str]) -> list[str]:
+    """Those of ``by`` that no config has."""
+    return [asked for asked in dict.fromkeys(by) if not any(_chosen(run, [asked]) for run in runs)]
 
 
-def _make_distinct(groups: Sequence[Group]) -> None:
-    """Two labels that read alike (masks of one name with another digest) get a number."""
+def _chosen(run: RunRecord, by: Sequence[str]) -> Flat:
+    """Of every setting, also of those that do not make a configuration: seed, paths, what is only written."""
+    return {
+        key: value
+        for key, value in (every_setting(run) | flat(run)).items()
+        if any(key == asked or key.endswith(f".{asked}") for asked in by)
+    }
+
+
+def _tell_levels_apart(runs: Sequence[RunRecord], settings: Sequence[Flat]) -> None:
+    """Adds the sparsity of masks where one file name stands for several: ``masks.safetensors`` says nothing.
+
+    Not the digest of the file: masks of one specification differ where each seed has its own checkpoint.
+    """
+    levels: dict[str, set[float]] = {}
+    for run, own in zip(runs, settings, strict=True):
+        if MASKS in own and run.sparsity.requested is not None:
+            levels.setdefault(own[MASKS], set()).add(rounded(run.sparsity.requested))
+    for run, own in zip(runs, settings, strict=True):
+        if len(levels.get(own.get(MASKS, ""), ())) > 1 and run.sparsity.requested is not None:
+            own[LEVEL] = rounded(run.sparsity.requested)
+
+
+def _by_start(group: Group) -> list[Group]:
+    """A checkpoint for each seed is one configuration; a seed that began with two of them is two."""
+    starts: dict[int, set[str]] = {}
+    for run in group.runs:
+        if run.start and run.seed is not None:
+            starts.setdefault(run.seed, set()).add(run.start)
+    if all(len(found) == 1 for found in starts.values()):
+        return [group]
+    parts: dict[str, Group] = {}
+    for run in group.runs:
+        own = {START: run.start[:12]} if run.start else {}
+        parts.setdefault(run.start, Group("", group.settings | own)).runs.append(run)
+    return list(parts.values())
+
+
+def _say_kinds(groups: Sequence[Group]) -> None:
+    """Keys that say nothing of masks do not make a row dense."""
+    for group in groups:
+        if group.sparse:
+            group.settings[KIND] = "sparse"
+        elif not group.dense:
+            group.settings[KIND] = "dense and sparse"
+
+
+def _name(groups: Sequence[Group]) -> None:
+    """By settings; by the directory, where there is no config. What then reads alike gets a number."""
+    known = [group for group in groups if group.runs[0].params]
+    for group, label in zip(known, labels([group.settings for group in known]), strict=True):
+        group.label = label
     seen: dict[str, int] = {}
     for group in groups:
+        if not group.runs[0].params:
+            path = Path(group.runs[0].path)
+            name = f"{path.parent.name}/{path.name}" if _SEED.fullmatch(path.name) else group.runs[0].name
+            group.label = " ".join(name.split())
         seen[group.label] = seen.get(group.label, 0) + 1
         if seen[group.label] > 1:
             group.label = f"{group.label} ({seen[group.label]})"
@@ -125,13 +220,16 @@ def _make_distinct(groups: Sequence[Group]) -> None:
 
 def _find_baselines(groups: Sequence[Group]) -> None:
     """For each sparse configuration, the dense one that is most like it, masks and LoRA aside."""
-    dense = [group for group in groups if group.dense and group.runs[0].params]
+    dense = [group for group in groups if group.dense]
     for group in groups:
-        if not group.dense and dense:
-            group.baseline = min(dense, key=lambda other: (len(apart(group, other)), other.label))
+        if group.sparse and dense:
+            group.baseline = min(
+                dense,
+                key=lambda other: (len(apart(group, other)), not group.starts & other.starts, other.label),
+            )
 
 
 def apart(group: Group, baseline: Group) -> dict[str, tuple[Any, Any]]:
-    """What differs beside the sparsity: a comparison of more than one thing."""
+    """What differs beside the sparsity and the checkpoint: a comparison of more than one thing."""
     found = differences(group.settings, baseline.settings)
-    return {key: pair for key, pair in found.items() if not _SPARSE.fullmatch(key)}
+    return {key: pair for key, pair in found.items() if key != START and not _SPARSE.fullmatch(key)}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.compare.settings import MASK_CALLBACK, MASKS
+from experiments.compare.settings import KIND, MASK_CALLBACK, MASKS
 
 _LORA = re.compile(r"init\.callbacks\.(Lora|SparseLora)\.lora_params(?:\[\d+\])?\.(.+)")
 _DIGEST = re.compile(r"-([0-9a-f]{8})$")
@@ -16,32 +16,38 @@ _LONGEST = 24  # characters of a value
 
 
 def labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One for each. Equal labels are left where nothing in the settings tells two apart."""
+    """One for each, on one line. Equal labels are left where nothing in the settings tells two apart."""
     words = [_words(one) for one in settings]
     chosen = _telling_apart(settings, words)
     return [
-        " ".join([*own, *(_said(key, one[key], chosen) for key in chosen if key in one)])
+        " ".join(
+            [
+                *(own or [str(one.get(KIND, "dense"))]),
+                *(_said(key, one[key], chosen) for key in chosen if key in one),
+            ]
+        )
         for own, one in zip(words, settings, strict=True)
     ]
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:
-    words = [_DIGEST.sub("", str(settings[MASKS]))] if MASKS in settings else []
+    words = [_DIGEST.sub("", _line(settings[MASKS]))] if MASKS in settings else []
     if settings.get(f"{MASK_CALLBACK}.apply_every_step") is False:
         words.append("once")
-    if any(key.startswith("init.sparsity") for key in settings):
+    if any(key.startswith("init.sparsity") and value is not None for key, value in settings.items()):
         words.append("native sparsity")
     lora = {m[2]: settings[key] for key in settings if (m := _LORA.fullmatch(key))}
     if lora:
         kind = "sparse-lora" if any("SparseLora" in key for key in settings) else "lora"
         words.append(f"{kind} r{lora.get('r', '?')}")
-    return words or ["dense"]
+    return words
 
 
 def _telling_apart(settings: Sequence[Mapping[str, Any]], words: Sequence[list[str]]) -> list[str]:
     """Keys, one after the other, each the one that splits most of what is still alike."""
     classes = [" ".join(own) for own in words]
-    texts = {key: [repr(one.get(key)) for one in settings] for key in {k for one in settings for k in one}}
+    keys = {key for one in settings for key in one} - {KIND}
+    texts = {key: [repr(one.get(key)) for one in settings] for key in keys}
     varying = {key: values for key, values in texts.items() if len(set(values)) > 1}
     chosen: list[str] = []
     while varying and (count := len(set(classes))) < len(settings):
@@ -54,10 +60,15 @@ def _telling_apart(settings: Sequence[Mapping[str, Any]], words: Sequence[list[s
 
 
 def _said(key: str, value: object, among: Sequence[str]) -> str:
-    text = str(value)
+    text = _line(value)
     if key == MASKS and (digest := _DIGEST.search(text)):
         return digest[1]
     return f"{_short(key, among)}={text if len(text) <= _LONGEST else f'…{text[1 - _LONGEST :]}'}"
+
+
+def _line(value: object) -> str:
+    """A value may be text of several lines, which would break the row of a table."""
+    return " ".join(str(value).split())
 
 
 def _short(key: str, among: Sequence[str]) -> str:

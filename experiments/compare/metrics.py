@@ -25,7 +25,13 @@ METRICS = {
     )
 }
 DEFAULT = ("perplexity", "loss", "accuracy")
+TOLERANCE = 1e-4  # of a sparsity: more is another mask, not a rounding
 _HIGHER = ("accuracy", "samples_per_sec", "steps_per_sec")
+
+
+def rounded(sparsity: float) -> float:
+    """To the tolerance: layers of different sizes cannot drop the very same fraction."""
+    return round(sparsity, 4)
 
 
 def metric_of(name: str, tags: Iterable[str]) -> Metric:

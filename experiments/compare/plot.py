@@ -28,11 +28,15 @@ def plot(rows: Sequence[Row], metric: Metric) -> str:
     left, right = min(xs), max(xs)
     field = [[" "] * _WIDTH for _ in range(_HEIGHT)]
     legend = []
-    for letter, (x, y, row) in zip(string.ascii_letters, points, strict=False):
+    for number, (x, y, row) in enumerate(points):
+        letter = string.ascii_letters[number] if number < len(string.ascii_letters) else "+"
         column = round((_WIDTH - 1) * (x - left) / (right - left or 1))
         line = round((_HEIGHT - 1) * (high - scale(y)) / (high - low or 1))
         field[line][column] = letter if field[line][column] == " " else "*"
-        legend.append(f"  {letter}  {row.group.label}")
+        if letter != "+":
+            legend.append(f"  {letter}  {row.group.label}")
+    if (left_over := len(points) - len(legend)) > 0:
+        legend.append(f"  +  {left_over} more: there are no more letters")
     margin = max(len(f"{value:.4g}") for value in (min(ys), max(ys)))
     lines = [f"{metric.name}{' (logarithmic)' if logarithmic else ''}"]
     for number, cells in enumerate(field):

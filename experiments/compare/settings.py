@@ -5,11 +5,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.runs.callbacks import spelled
+from experiments.runs.callbacks import LORA, SPARSE_LORA, callbacks_of, spelled
+from experiments.runs.callbacks import MASKS as MASKS_CALLBACK
 from experiments.runs.record import RunRecord
 
 MASKS = "masks"  # stands for the path of a mask file: the name of the file tells what is in it
 START = "checkpoint"  # the digest of the checkpoint that a run began with
+LEVEL = "sparsity"  # of masks whose file name other masks have as well
+KIND = "kind"  # of the runs of a row, where the keys that it is grouped by do not tell
 _NOT_PART = (  # what may differ within a configuration: where things are, and what is only written
     *("init.seed", "init.model_dir", "init.logging", "init.loggers", "init.checkpoint", "init.autorestart"),
     "fit.train_dataloader.shuffle_seed",  # the other half of a seed
@@ -37,6 +40,17 @@ def flat(run: RunRecord) -> Flat:
     if run.start:
         found[START] = run.start[:12]
     return found
+
+
+def is_sparse(run: RunRecord) -> bool:
+    """Masks, LoRA or native sparsity. A run without a config is neither that nor dense."""
+    init = run.params.get("init") or {}
+    named = callbacks_of(init).keys()
+    return bool({MASKS_CALLBACK, LORA, SPARSE_LORA} & named) or init.get("sparsity") is not None
+
+
+def is_dense(run: RunRecord) -> bool:
+    return bool(run.params) and not is_sparse(run)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

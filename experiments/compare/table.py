@@ -4,25 +4,22 @@ Measured, estimated and failed stand in different columns. A row without a finis
 reason, and no numbers.
 """
 
-import csv
-import io
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from experiments.compare.findings import Warned
 from experiments.compare.flops import flop_ratio
 from experiments.compare.groups import Group
-from experiments.compare.metrics import Metric
+from experiments.compare.metrics import TOLERANCE, Metric
 from experiments.stats import Comparison, Estimate, estimate, holm, paired
-from experiments.tables import duration, table
+from experiments.tables import duration
 
 
 @dataclass(frozen=True)
 class Cell:
     """A metric of a row, over the seeds that finished."""
 
-    value: Estimate
+    value: Estimate  # its n is that of the interval: of samples that have this metric
     change: float | None  # relative to the baseline's mean, positive = worse
     test: Comparison | None  # paired by seed; None for the baseline itself
 
@@ -36,6 +33,11 @@ class Row:
     seconds: float | None
 
     @property
+    def n(self) -> int:
+        """Of the first metric that the row has: where another has fewer, its cell says so."""
+        return next((cell.value.n for cell in self.cells.values()), self.group.n)
+
+    @property
     def state(self) -> str:
         counts: dict[str, int] = {}
         for run in self.group.runs:
@@ -46,7 +48,8 @@ class Row:
 
     @property
     def reason(self) -> str:
-        return "; ".join(dict.fromkeys(run.reason for run in self.group.runs if run.reason))
+        said = dict.fromkeys(" ".join(run.reason.split()) for run in self.group.runs if run.reason)
+        return "; ".join(said)
 
 
 def rows_of(groups: Sequence[Group], metrics: Sequence[Metric]) -> list[Row]:
@@ -58,7 +61,7 @@ def _tests(groups: Sequence[Group], metric: Metric) -> dict[str, Comparison]:
     """Every sparse configuration against its baseline, corrected for their number."""
     return holm(
         {
-            group.label: paired(group.values(metric.tag), group.baseline.values(metric.tag))
+            group.label: paired(group.by_seed(metric.tag), group.baseline.by_seed(metric.tag))
             for group in groups
             if group.baseline is not None and group.values(metric.tag)
         }
@@ -68,8 +71,7 @@ def _tests(groups: Sequence[Group], metric: Metric) -> dict[str, Comparison]:
 def _row(group: Group, metrics: Sequence[Metric], tests: Mapping[str, Mapping[str, Comparison]]) -> Row:
     cells = {}
     for metric in metrics:
-        values = list(group.values(metric.tag).values())
-        if values:
+        if values := group.values(metric.tag):
             found = estimate(values)
             cells[metric.name] = Cell(
                 found, _change(group, metric, found.mean), tests[metric.name].get(group.label)
@@ -78,60 +80,33 @@ def _row(group: Group, metrics: Sequence[Metric], tests: Mapping[str, Mapping[st
     return Row(
         group,
         cells,
-        flop_ratio(group.runs[0]),
+        _flops(group),
         group.mean([run.samples_per_second for run in finished]),
         group.mean([run.seconds for run in finished]),
     )
 
 
 def _change(group: Group, metric: Metric, mean: float) -> float | None:
-    theirs = [] if group.baseline is None else list(group.baseline.values(metric.tag).values())
+    theirs = [] if group.baseline is None else group.baseline.values(metric.tag)
     if not theirs or not (dense := estimate(theirs).mean):
         return None
     change = (mean - dense) / abs(dense)
+    if not math.isfinite(change):
+        return None
     return change if metric.lower_is_better else -change
 
 
-# Formats
-
-
-def as_json(rows: Sequence[Row], warnings: Sequence[Warned]) -> dict[str, Any]:
-    def plain(row: Row) -> dict[str, Any]:
-        group = row.group
-        return {
-            "label": group.label,
-            "baseline": None if group.baseline is None else group.baseline.label,
-            "state": row.state,
-            "reason": row.reason,
-            "requested_sparsity": group.requested,
-            "effective_sparsity": group.effective,
-            "metrics": {
-                name: {
-                    **asdict(cell.value),
-                    "worse_by": cell.change,
-                    "test": None
-                    if cell.test is None
-                    else {**asdict(cell.test), "verdict": cell.test.verdict},
-                }
-                for name, cell in row.cells.items()
-            },
-            "flop_ratio_estimated": row.flops,
-            "samples_per_second": row.samples_per_second,
-            "seconds": row.seconds,
-            "runs": [
-                {"path": run.path, "seed": run.seed, "state": run.state, "steps": run.steps}
-                for run in group.runs
-            ],
-        }
-
-    return {"warnings": [asdict(w) for w in warnings], "rows": [plain(row) for row in rows]}
+def _flops(group: Group) -> float | None:
+    """None where the runs of a row, grouped by another key, differ in it."""
+    known = [ratio for run in group.runs if (ratio := flop_ratio(run)) is not None]
+    return group.mean(known) if known and max(known) - min(known) <= TOLERANCE else None
 
 
 def columns(metrics: Sequence[Metric]) -> dict[str, Callable[[Row], str]]:
     """Head and content of every column, as text."""
     found: dict[str, Callable[[Row], str]] = {
         "configuration": lambda row: row.group.label,
-        "n": lambda row: str(row.group.n),
+        "n": lambda row: str(row.n),
         "sparsity asked": lambda row: _percent(row.group.requested),
         "found": lambda row: _percent(row.group.effective),
     }
@@ -149,80 +124,13 @@ def columns(metrics: Sequence[Metric]) -> dict[str, Callable[[Row], str]]:
     }
 
 
-def as_text(rows: Sequence[Row], metrics: Sequence[Metric]) -> str:
-    heads = columns(metrics)
-    lines = [[cell(row) for cell in heads.values()] for row in rows]
-    text = table(list(heads), lines, right=range(1, len(heads) - 1))
-    reasons = [f"{row.group.label}: {row.reason}" for row in rows if row.reason]
-    return "\n".join([text, *(["", *reasons] if reasons else [])])
-
-
-def as_csv(rows: Sequence[Row], metrics: Sequence[Metric]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    heads = ["configuration", "baseline", "state", "reason", "n", "requested_sparsity", "effective_sparsity"]
-    for metric in metrics:
-        heads += [
-            metric.name,
-            f"{metric.name}_half_interval",
-            f"{metric.name}_worse_by",
-            f"{metric.name}_p_holm",
-        ]
-    writer.writerow([*heads, "samples_per_second", "flop_ratio_estimated", "seconds"])
-    for row in rows:
-        group = row.group
-        line: list[object] = [
-            group.label,
-            group.baseline.label if group.baseline else "",
-            row.state,
-            row.reason,
-        ]
-        line += [group.n, group.requested, group.effective]
-        for metric in metrics:
-            cell = row.cells.get(metric.name)
-            line += (
-                ["", "", "", ""]
-                if cell is None
-                else [cell.value.mean, cell.value.half, cell.change, _p(cell)]
-            )
-        writer.writerow([*line, row.samples_per_second, row.flops, row.seconds])
-    return out.getvalue()
-
-
-def as_markdown(rows: Sequence[Row], metrics: Sequence[Metric]) -> str:
-    heads = columns(metrics)
-    lines = [heads, ["---", *["---:"] * (len(heads) - 2), "---"]]
-    lines += [[cell(row).replace("|", "\\|") for cell in heads.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-_LATEX = {"\\": r"\textbackslash{}", **{c: f"\\{c}" for c in "&%$#_{}"}}
-_LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "↓": r"$\downarrow$"}
-_LATEX |= {"↑": r"$\uparrow$"}
-
-
-def as_latex(rows: Sequence[Row], metrics: Sequence[Metric]) -> str:
-    heads = columns(metrics)
-
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
-
-    spec = "l" + "r" * (len(heads) - 2) + "l"
-    body = [line([cell(row) for cell in heads.values()]) for row in rows]
-    parts = [rf"\begin{{tabular}}{{{spec}}}", r"\hline", line(list(heads)), r"\hline", *body, r"\hline"]
-    return "\n".join([*parts, r"\end{tabular}", ""])
-
-
-def _p(cell: Cell) -> float | None:
-    return None if cell.test is None else cell.test.p_holm
-
-
 def _cell(row: Row, metric: Metric) -> str:
     cell = row.cells.get(metric.name)
     if cell is None:
         return ""
     mean = f"{cell.value.mean:.{metric.digits}f}"
-    return mean if cell.value.half is None else f"{mean} ± {cell.value.half:.{metric.digits}f}"
+    said = mean if cell.value.half is None else f"{mean} ± {cell.value.half:.{metric.digits}f}"
+    return said if cell.value.n == row.n else f"{said} (n = {cell.value.n})"
 
 
 def _worse(row: Row, metric: Metric) -> str:

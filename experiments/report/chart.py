@@ -1,14 +1,18 @@
 """Pictures: scales, grid, ticks and titles, drawn as SVG that needs no script."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from experiments.report.markup import Markup, element
-from experiments.report.styles import Style, legend
+from experiments.report.styles import Shade, Style, legend
 
 WIDTH, HEIGHT = 640, 400
-LEFT, RIGHT, TOP, BOTTOM = 84, 18, 16, 60  # margins
+LEFT, RIGHT, TOP, BOTTOM = 84, 18, 16, 60  # margins; the left one grows with the texts that stand in it
+_BESIDE = 36  # of the left margin: the turned title, and room between it, the ticks and the axis
+_DIGIT = 10.2  # width of a digit of 16 pixels in DejaVu Sans, the widest of the fonts
+_LARGEST = 1e150  # what a scale can hold with all of its arithmetic
 _MANY = 10.0  # times between the largest and the smallest value: from there on a scale is logarithmic
 
 
@@ -36,16 +40,42 @@ class Scale:
             return _linear(self.low, self.high)
         return _logarithmic(self.low, self.high)
 
-    def said(self, value: float) -> str:
-        return f"{100 * value:.6g} %" if self.percent else f"{value:.6g}"
+    def said(self, value: float, digits: int = 6) -> str:
+        """As short as it tells the value: 1.2e6, not 1.2e+06."""
+        text = f"{100 * value if self.percent else value:.{digits}g}"
+        text = re.sub(r"e\+?(-?)0*", r"e\1", text)
+        return f"{text} %" if self.percent else text
+
+    @property
+    def texts(self) -> list[str]:
+        """Of the ticks, with as many digits as tell them apart."""
+        for digits in range(6, 16):
+            said = [self.said(tick, digits) for tick in self.ticks]
+            if len(set(said)) == len(said):
+                break
+        return said
+
+    @property
+    def margin(self) -> float:
+        """What the ticks of a scale upwards need to the left of the axis."""
+        return max(float(LEFT), _BESIDE + _DIGIT * max(map(len, self.texts), default=0))
 
 
-def across(title: str, values: Sequence[float], *, percent: bool = False) -> Scale:
-    return _scale(title, values, LEFT, WIDTH - RIGHT, percent=percent, logarithmic=False)
+def drawable(value: float) -> bool:
+    """Infinities, NaN and what overflows on a scale have no place in a picture."""
+    return math.isfinite(value) and abs(value) < _LARGEST
+
+
+def across(
+    title: str, values: Sequence[float], *, beside: Scale | None = None, percent: bool = False
+) -> Scale:
+    """``beside``: the scale upwards, whose ticks it leaves room for."""
+    start = LEFT if beside is None else beside.margin
+    return _scale(title, values, start, WIDTH - RIGHT, percent=percent, logarithmic=False)
 
 
 def upwards(title: str, values: Sequence[float], *, percent: bool = False) -> Scale:
-    positive = all(value > 0 for value in values)
+    positive = min(values) > 1 / _LARGEST
     logarithmic = positive and not percent and max(values) / min(values) > _MANY
     title = f"{title}, logarithmic" if logarithmic else title
     return _scale(title, values, HEIGHT - BOTTOM, TOP, percent=percent, logarithmic=logarithmic)
@@ -58,7 +88,8 @@ def _scale(
     if logarithmic:
         room = (high / low) ** 0.04
         return Scale(title, low / room, high * room, start, end, True)
-    room = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
+    apart = high - low > 1e-9 * max(abs(low), abs(high))  # closer ones have no round numbers between them
+    room = 0.04 * (high - low) if apart else 0.05 * abs(high) or 0.5
     return Scale(title, low - room, high + room, start, end, percent=percent)
 
 
@@ -100,35 +131,27 @@ def svg(x: Scale, y: Scale, label: str, *content: object, kind: str) -> Markup:
 
 
 def frame(x: Scale, y: Scale) -> Markup:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    bottom, left, right = HEIGHT - BOTTOM, x.start, WIDTH - RIGHT
     lines, texts = [], []
-    for tick in y.ticks:
-        lines.append(f"M{LEFT} {y(tick):.1f}H{right}")
-        texts.append(element("text", y.said(tick), x=LEFT - 8, y=f"{y(tick) + 5:.1f}", class_="end"))
-    for tick in x.ticks:
+    for tick, said in zip(y.ticks, y.texts, strict=True):
+        lines.append(f"M{left:.1f} {y(tick):.1f}H{right}")
+        texts.append(element("text", said, x=f"{left - 8:.1f}", y=f"{y(tick) + 5:.1f}", class_="end"))
+    room = (right - left) / max(1, len(x.ticks))
+    every = math.ceil(_DIGIT * (1 + max(map(len, x.texts), default=0)) / room)
+    for number, (tick, said) in enumerate(zip(x.ticks, x.texts, strict=True)):
         lines.append(f"M{x(tick):.1f} {TOP}V{bottom}")
-        texts.append(element("text", x.said(tick), x=f"{x(tick):.1f}", y=bottom + 22, class_="middle"))
-    middle = (LEFT + right) / 2
+        if number % every == 0:
+            texts.append(element("text", said, x=f"{x(tick):.1f}", y=bottom + 22, class_="middle"))
+    middle = (left + right) / 2
     texts.append(element("text", x.title, x=middle, y=HEIGHT - 8, class_="middle title"))
     turned = f"translate(18 {(TOP + bottom) / 2}) rotate(-90)"
     texts.append(element("text", y.title, transform=turned, class_="middle title"))
     return element(
         "g",
         element("path", d="".join(lines), class_="grid"),
-        element("path", d=f"M{LEFT} {TOP}V{bottom}H{right}", class_="axis"),
+        element("path", d=f"M{left:.1f} {TOP}V{bottom}H{right}", class_="axis"),
         *texts,
         aria_hidden="true",
-    )
-
-
-def level(y: Scale, value: float, name: str, *, left: bool = False) -> Markup:
-    """A dashed line across, with its name above its end: what everything else is read against. Drawn last."""
-    at = y(value)
-    place, kind = (LEFT + 6, "small") if left else (WIDTH - RIGHT - 4, "end small")
-    return element(
-        "g",
-        element("path", d=f"M{LEFT} {at:.1f}H{WIDTH - RIGHT}", class_="level"),
-        element("text", name, x=place, y=f"{max(at - 5, TOP + 12):.1f}", class_=kind),
     )
 
 
@@ -144,11 +167,13 @@ class Picture:
     styles: Mapping[str, Style]
     kind: str  # marks or lines: how the page's script follows the pointer
     lines: bool = True  # in the legend
+    shades: Mapping[str, Sequence[Shade]] = field(default_factory=dict)  # by name, as the legend shows them
     attributes: Mapping[str, object] = field(default_factory=dict)
 
     def on_page(self) -> Markup:
         body = svg(self.x, self.y, self.title, *self.content, kind=self.kind)
-        return figure(self.title, self.note, body, legend(self.styles, lines=self.lines), **self.attributes)
+        named = legend(self.styles, self.shades, lines=self.lines)
+        return figure(self.title, self.note, body, named, **self.attributes)
 
 
 def figure(title: str, note: object, *content: object, **attributes: object) -> Markup:

@@ -1,12 +1,12 @@
 """Quality against sparsity: a curve for each way of pruning, with 95 % intervals, beside the dense runs."""
 
-import math
 from collections.abc import Sequence
 from itertools import groupby
 
 from experiments.compare.metrics import Metric
 from experiments.compare.table import Row
-from experiments.report.chart import Picture, Scale, across, level, upwards
+from experiments.report.chart import Picture, Scale, across, drawable, upwards
+from experiments.report.levels import levels, reached
 from experiments.report.markup import Markup, element
 from experiments.report.study import Study, sparsity_of
 from experiments.report.styles import outline
@@ -22,17 +22,18 @@ def quality_curves(study: Study) -> list[Picture]:
 def _curve(study: Study, metric: Metric) -> Picture | None:
     """None where fewer than two rows have the metric and a sparsity that is known."""
     points = [
-        (number, found[0], row)
+        (number, value, row)
         for number, row in enumerate(study.rows)
-        if (found := sparsity_of(row.group)) is not None
+        if (value := study.sparsity(number)) is not None
         and metric.name in row.cells
-        and math.isfinite(row.cells[metric.name].value.mean)
+        and drawable(row.cells[metric.name].value.mean)
     ]
     if len({value for _, value, _ in points}) < 2:
         return None
     ends = [end for _, _, row in points for end in interval(row, metric)]
-    x = across("sparsity of the masked weights", [value for _, value, _ in points], percent=True)
     y = upwards(f"{metric.name} ({direction(metric)})", ends)
+    values = [value for _, value, _ in points]
+    x = across("sparsity of the masked weights", values, beside=y, percent=True)
     drawn: list[Markup] = []
     families = sorted({study.families[number] for number, _, row in points if not row.group.dense})
     families = families if len(families) <= _FEW else []
@@ -41,15 +42,16 @@ def _curve(study: Study, metric: Metric) -> Picture | None:
     ):
         aside = (families.index(family) - (len(families) - 1) / 2) * _ASIDE if family in families else 0.0
         drawn.append(_family(study, metric, x, y, aside, list(of)))
-    dense = [row for _, _, row in points if row.group.dense]
-    levels = [level(y, row.cells[metric.name].value.mean, row.group.label) for row in dense[:3]]
+    dense = [(row.group.label, row.cells[metric.name].value.mean) for _, _, row in points if row.group.dense]
     title = f"{metric.name} against sparsity"
     note = "Bars: 95 % interval over seeds. Hollow: sparsity asked for, not counted."
     left = len(study.rows) - len(points)
     if left:
         note += f" {left} of {len(study.rows)} configurations have no result or no known sparsity: not drawn."
     named = study.legend_of([n for n, _, _ in points])
-    return Picture(title, note, x, y, [*drawn, *levels], named, "marks")
+    if dense:
+        note += f" Dashed across: {across_said(dense)}."
+    return Picture(title, note, x, y, [*drawn, *levels(x, y, dense)], named, "marks")
 
 
 def _family(
@@ -85,8 +87,16 @@ def _family(
 
 def interval(row: Row, metric: Metric) -> tuple[float, float]:
     value = row.cells[metric.name].value
-    half = value.half or 0.0
+    half = value.half if value.half is not None and drawable(value.half) else 0.0
     return value.mean - half, value.mean + half
+
+
+def across_said(dense: Sequence[tuple[str, float]]) -> str:
+    """What the lines across are; some of them where they are more than a picture holds."""
+    count, drawn = len(dense), len(reached(dense))
+    if count == 1:
+        return "dense"
+    return f"the {count} dense ones" if drawn == count else f"{drawn} of the {count} dense ones"
 
 
 def direction(metric: Metric) -> str:

@@ -12,20 +12,22 @@ from experiments.report.curves import quality_curves
 from experiments.report.markup import Markup, element
 from experiments.report.pareto import pareto_fronts
 from experiments.report.study import Study
-from experiments.report.styles import Style, outline
+from experiments.report.styles import Shade, Style, outline
 from experiments.report.training import loss_curves, recovery_curves
 from pruning.atomic import Part
 from pruning.problems import fail
 
 _LINE = 22  # pixels of the legend
 _LETTER = 7.6  # a generous mean width of a letter of 14 pixels, for a legend in two columns
+_SHADE = 84  # pixels of a shade and its sparsity
+_ROOM = WIDTH - LEFT - RIGHT
 _COLOURS = ("#0072b2", "#c84a00", "#00795a", "#a3438b", "#8a6a00", "#40464d")  # those of report.css, in light
 _STYLE = """
 text{fill:#1b1f24;font:16px "DejaVu Sans",Arial,sans-serif;paint-order:stroke;stroke:#fff;stroke-width:3px}
 text.small{font-size:14px;fill:#57606a}text.title{fill:#57606a}.end{text-anchor:end}.middle{text-anchor:middle}
 path,polyline,circle{fill:none}.grid{stroke:#d0d7de;opacity:.6}.axis{stroke:#57606a}
 .level{stroke:#57606a;stroke-width:1.5;stroke-dasharray:4 4}.front{stroke:#1b1f24;stroke-width:2;opacity:.55}
-.line{stroke-width:2}.bar,.shape{stroke-width:1.6}.off{opacity:.45}.run{opacity:.7}
+.line{stroke-width:2}.bar,.shape{stroke-width:1.6}.end-mark{stroke-width:1.8}.off{opacity:.45}
 """
 
 
@@ -52,19 +54,13 @@ def _named(study: Study) -> Iterator[tuple[str, Picture]]:
 
 
 def _alone(picture: Picture) -> Markup:
-    longest = max((len(name) for name in picture.styles), default=0)
-    columns = 2 if 40 + longest * _LETTER < (WIDTH - LEFT - RIGHT) / 2 else 1
-    rows = -(-len(picture.styles) // columns)
+    named, rows = _legend(picture)
     height = HEIGHT + 10 + rows * _LINE
     colours = "".join(
-        f".c{number} .line,.c{number} .bar,.c{number} .shape{{stroke:{colour}}}"
+        f".c{number} .line,.c{number} .bar,.c{number} .shape,.c{number} .end-mark{{stroke:{colour}}}"
         f".c{number} .shape{{fill:{colour}}}.c{number} .hollow{{fill:#fff}}"
         for number, colour in enumerate(_COLOURS)
     )
-    entries = [
-        _entry(name, style, picture.lines, *_place(number, rows, columns))
-        for number, (name, style) in enumerate(picture.styles.items())
-    ]
     return element(
         "svg",
         element("title", picture.title),
@@ -73,7 +69,7 @@ def _alone(picture: Picture) -> Markup:
         element("rect", width=WIDTH, height=height, fill="#ffffff"),
         frame(picture.x, picture.y),
         *picture.content,
-        *entries,
+        *named,
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {WIDTH} {height}",
         width=WIDTH,
@@ -81,9 +77,37 @@ def _alone(picture: Picture) -> Markup:
     )
 
 
-def _place(number: int, rows: int, columns: int) -> tuple[float, float]:
-    column, row = divmod(number, rows)
-    return LEFT + column * (WIDTH - LEFT - RIGHT) / columns, HEIGHT + 14 + row * _LINE
+def _legend(picture: Picture) -> tuple[list[Markup], int]:
+    """Entries below the picture, and how many lines they take. Shades follow their name, or stand below."""
+    longest = max((len(name) for name in picture.styles), default=0)
+    if not picture.shades and 40 + longest * _LETTER < _ROOM / 2:
+        rows = -(-len(picture.styles) // 2)
+        return [
+            _entry(name, style, picture.lines, LEFT + number // rows * _ROOM / 2, _at(number % rows))
+            for number, (name, style) in enumerate(picture.styles.items())
+        ], rows
+    found: list[Markup] = []
+    row = 0
+    for name, style in picture.styles.items():
+        found.append(_entry(name, style, picture.lines, LEFT, _at(row)))
+        x = LEFT + 60 + len(name) * _LETTER
+        for shade in picture.shades.get(name, ()):
+            if x + _SHADE > WIDTH:
+                row, x = row + 1, LEFT + 46
+            found.append(_shade(shade, style, x, _at(row)))
+            x += _SHADE
+        row += 1
+    return found, row
+
+
+def _at(row: int) -> float:
+    return HEIGHT + 14 + row * _LINE
+
+
+def _shade(shade: Shade, style: Style, x: float, y: float) -> Markup:
+    line = element("path", d=f"M{x:.1f} {y}h22", class_="line", style=shade.css)
+    said = element("text", shade.said, x=f"{x + 26:.1f}", y=y + 5, class_="small")
+    return element("g", line, said, class_=style.colour)
 
 
 def _entry(name: str, style: Style, lines: bool, x: float, y: float) -> Markup:

@@ -1,5 +1,6 @@
 """Tables that sort and filter, and are plain tables where no script runs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,7 +84,9 @@ def _line(name: str, columns: Sequence[Column], line: Line) -> Markup:
     cells = []
     for column, cell in zip(columns, line.cells, strict=True):
         tag = "th" if column is columns[0] else "td"
-        sort = cell.sort if isinstance(cell.sort, str) or cell.sort is None else f"{cell.sort:.12g}"
+        sort = f"{cell.sort:.12g}" if isinstance(cell.sort, int | float) else cell.sort
+        if isinstance(cell.sort, float) and not math.isfinite(cell.sort):
+            sort = None  # NaN has no order, and an infinity is no result
         cells.append(
             element(
                 tag,

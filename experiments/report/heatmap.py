@@ -1,5 +1,6 @@
 """Sparsity per layer: a row for each configuration, a column for each weight, kinds of weights together."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ def heatmap(study: Study) -> Markup | None:
     labels = [study.rows[number].group.label for number in by_row]
     known = [value for line in values for value in line if value is not None]
     low, high = min(known), max(known)
-    note = "As counted in the last checkpoint, mean over the seeds that finished. Hatched: not masked."
+    note = "As counted in the last checkpoint, mean over the seeds that finished. "
+    note += "Hatched: not masked, or not counted."
     if any(len(column.weights) > 1 for column in columns):
         note += " Too many weights to draw each: a cell is the mean of neighbouring blocks."
     box = element(
@@ -67,11 +69,12 @@ def heatmap(study: Study) -> Markup | None:
 
 
 def layers_of(row: Row) -> dict[str, float]:
-    """Effective sparsity by weight, the mean over the seeds that counted it."""
+    """Effective sparsity by weight, the mean over the seeds that counted it and found a number."""
     found: dict[str, list[float]] = {}
     for run in row.group.finished:
         for weight, value in run.sparsity.layers.items():
-            found.setdefault(weight, []).append(value)
+            if math.isfinite(value):
+                found.setdefault(weight, []).append(value)
     return {weight: sum(values) / len(values) for weight, values in found.items()}
 
 

@@ -37,7 +37,7 @@ def page(study: Study, where: Sequence[str], made: datetime) -> bytes:
             id="content",
         ),
         element("div", "", id="tip", role="status", hidden=True),
-        data("tips", {"rows": [study.tip(row) for row in study.rows], "runs": study.run_names}),
+        data("tips", {"rows": [study.tip(row) for row in study.rows]}),
         script(),
     ]
     head = element(

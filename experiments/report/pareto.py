@@ -4,9 +4,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from experiments.compare.metrics import Metric
+from experiments.compare.metrics import Metric, rounded
 from experiments.compare.table import Row
-from experiments.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Picture, across, upwards
+from experiments.report.chart import (
+    BOTTOM,
+    HEIGHT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Picture,
+    Scale,
+    across,
+    drawable,
+    upwards,
+)
 from experiments.report.curves import direction
 from experiments.report.markup import Markup, element
 from experiments.report.study import Study, sparsity_of
@@ -25,7 +36,7 @@ class Cost:
 
 def _counted(row: Row) -> float | None:
     found = sparsity_of(row.group)
-    return found[0] if found is not None and found[1] else None
+    return rounded(found[0]) if found is not None and found[1] and math.isfinite(found[0]) else None
 
 
 COSTS: Mapping[str, Cost] = {
@@ -71,14 +82,15 @@ def _drawn(study: Study, metric: Metric, name: str, cost: Cost, *, shown: bool) 
         for number, row in enumerate(study.rows)
         if (value := cost.of(row)) is not None
         and metric.name in row.cells
-        and math.isfinite(row.cells[metric.name].value.mean)
+        and drawable(value)
+        and drawable(row.cells[metric.name].value.mean)
     ]
     if len({value for _, value, _ in points}) < 2:
         return None
     best = front([(x, y) for _, x, y in points], lower_x=cost.lower_is_better, lower_y=metric.lower_is_better)
     way = "lower is better" if cost.lower_is_better else "higher is better"
-    x = across(f"{cost.title} ({way})", [value for _, value, _ in points], percent=cost.percent)
     y = upwards(f"{metric.name} ({direction(metric)})", [value for _, _, value in points])
+    x = across(f"{cost.title} ({way})", [value for _, value, _ in points], beside=y, percent=cost.percent)
     marks = []
     for position, (number, value, quality) in enumerate(points):
         style = study.style(number)
@@ -94,7 +106,7 @@ def _drawn(study: Study, metric: Metric, name: str, cost: Cost, *, shown: bool) 
         note,
         x,
         y,
-        [_corner(cost, metric), line, *marks],
+        [_corner(cost, metric, x), line, *marks],
         study.legend_of([number for number, _, _ in points]),
         "marks",
         lines=False,
@@ -115,10 +127,10 @@ def _steps(places: Sequence[tuple[float, float]]) -> str:
     return "".join(path)
 
 
-def _corner(cost: Cost, metric: Metric) -> Markup:
+def _corner(cost: Cost, metric: Metric, x: Scale) -> Markup:
     """Which corner is the good one."""
     left, low = cost.lower_is_better, metric.lower_is_better
     arrow = {(True, True): "↙", (True, False): "↖", (False, True): "↘", (False, False): "↗"}[left, low]
-    px = LEFT + 8 if left else WIDTH - RIGHT - 8
+    px = x.start + 8 if left else WIDTH - RIGHT - 8
     py = HEIGHT - BOTTOM - 8 if low else TOP + 16
     return element("text", f"better {arrow}", x=px, y=py, class_=f"small {'' if left else 'end'}".strip())

@@ -1,5 +1,6 @@
 """What the page is about: rows and runs with the names, numbers and styles that every part of it shares."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from functools import cached_property
 from experiments.compare.findings import Warned
 from experiments.compare.groups import Group
 from experiments.compare.labels import labels
-from experiments.compare.metrics import Metric
+from experiments.compare.metrics import Metric, rounded
 from experiments.compare.overlap import MaskOverlaps
 from experiments.compare.table import Row, columns
 from experiments.report.styles import Style, styles
@@ -41,6 +42,11 @@ class Study:
             named[key] = f"{name} ({taken + 1})" if taken else name
         return [named[key] for key in keys]
 
+    def sparsity(self, row: int) -> float | None:
+        """Of a row, rounded to what tells masks apart; None where nobody knows it."""
+        found = sparsity_of(self.rows[row].group)
+        return rounded(found[0]) if found is not None and math.isfinite(found[0]) else None
+
     @cached_property
     def styles(self) -> Mapping[str, Style]:
         return styles(self.families)
@@ -69,6 +75,13 @@ class Study:
             return paths
         common = os.path.commonpath(paths) if all(map(os.path.isabs, paths)) else ""
         return [os.path.relpath(path, common) if common not in ("", "/") else path for path in paths]
+
+    def name_of(self, run: RunRecord) -> str:
+        return self._names[id(run)]
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {id(run): name for (_, run), name in zip(self.runs, self.run_names, strict=True)}
 
     @cached_property
     def run_names(self) -> list[str]:

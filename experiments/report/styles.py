@@ -18,6 +18,29 @@ class Style:
     dash: str | None
 
 
+@dataclass(frozen=True)
+class Shade:
+    """One of several lines of a style: the stronger, the sparser."""
+
+    said: str
+    strength: float  # 0 to 1
+
+    @property
+    def css(self) -> str:
+        """Both in one picture: who does not see how faint a line is, sees how thin."""
+        return f"opacity:{0.5 + 0.45 * self.strength:.2f};stroke-width:{1.4 + 1.4 * self.strength:.2f}"
+
+
+def shades(values: Sequence[float]) -> dict[float, Shade]:
+    """Of the sparsities within a family, evenly from faint to strong; one alone is strong."""
+    order = sorted(set(values))
+    steps = max(1, len(order) - 1)
+    return {
+        value: Shade(f"{100 * value:.4g} %", (number / steps) if len(order) > 1 else 1.0)
+        for number, value in enumerate(order)
+    }
+
+
 def styles(names: Sequence[str]) -> dict[str, Style]:
     """One for each; the first six differ in colour, shape and dash, the first 36 in a pair of them."""
     return {name: _style(number) for number, name in enumerate(dict.fromkeys(names))}
@@ -45,21 +68,37 @@ def outline(shape: str, x: float, y: float, size: float = 5.0) -> str:
     return "M" + "L".join(f"{px:.2f} {py:.2f}" for px, py in points) + "z"
 
 
-def legend(named: Mapping[str, Style], *, lines: bool = True) -> Markup:
-    """A list beside a picture; each entry shows the line and the mark of its name."""
+def legend(
+    named: Mapping[str, Style], shaded: Mapping[str, Sequence[Shade]], *, lines: bool = True
+) -> Markup:
+    """A list beside a picture; each entry shows the line and the mark of its name, and its shades."""
     entries = []
     for name, style in named.items():
         line = element("path", d="M1 8H39", class_="line", stroke_dasharray=style.dash) if lines else None
         mark = element("path", d=outline(style.shape, 20, 8), class_="shape")
-        sample = element(
-            "svg",
-            line,
-            mark,
-            viewBox="0 0 40 16",
-            width=40,
-            height=16,
-            class_=style.colour,
-            aria_hidden="true",
-        )
-        entries.append(element("li", sample, element("span", name)))
+        levels = [
+            element("span", _sample(style, element("path", d="M1 8H23", class_="line", style=s.css)), s.said)
+            for s in shaded.get(name, ())
+        ]
+        said = element("span", element("span", name), *levels, class_="shades") if levels else None
+        entries.append(element("li", _sample(style, line, mark, width=40), said or element("span", name)))
     return element("ul", *entries, class_="legend")
+
+
+def swatch(style: Style) -> Markup:
+    """Colour and shape, in front of a name."""
+    return _sample(
+        style, element("path", d=outline(style.shape, 8, 8), class_="shape"), width=16, more="swatch"
+    )
+
+
+def _sample(style: Style, *drawn: object, width: int = 24, more: str = "") -> Markup:
+    return element(
+        "svg",
+        *drawn,
+        viewBox=f"0 0 {width} 16",
+        width=width,
+        height=16,
+        class_=f"{style.colour} {more}".strip(),
+        aria_hidden="true",
+    )

@@ -1,6 +1,5 @@
 """The two tables of the page: a line for each configuration, and one for each run."""
 
-import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -9,6 +8,7 @@ from experiments.compare.table import Row, columns
 from experiments.report.grid import Cell, Column, Line, grid, state
 from experiments.report.markup import Markup, element, join
 from experiments.report.study import Study
+from experiments.report.styles import swatch
 from experiments.runs.record import RunRecord
 
 _NOTES = {
@@ -32,7 +32,7 @@ def configurations(study: Study) -> Markup:
     lines = []
     for number, row in enumerate(study.rows):
         words = list(dict.fromkeys(run.state for run in row.group.runs))
-        sign = element("span", "", class_=f"swatch {study.style(number).colour}", aria_hidden="true")
+        sign = swatch(study.style(number))
         cells = [Cell(join([sign, row.group.label]), row.group.label), Cell(_states(row), row.state)]
         cells += [Cell(texts[head](row), sorts[head](row)) for head in heads]
         lines.append(Line(cells, number, words, first=True))
@@ -52,7 +52,7 @@ def sort_values(study: Study) -> dict[str, Callable[[Row], float | str | None]]:
     for index, metric in enumerate(study.metrics):
         arrow = "↓" if metric.lower_is_better else "↑"
         found[f"{metric.name} {arrow}"] = lambda row, m=metric: (  # type: ignore[misc]
-            _finite(row.cells[m.name].value.mean) if m.name in row.cells else None
+            row.cells[m.name].value.mean if m.name in row.cells else None
         )
         if index == 0:
             found["worse by"] = lambda row, m=metric: (  # type: ignore[misc]
@@ -101,8 +101,8 @@ def _last(run: RunRecord, metric: Metric) -> Cell:
     step, value = run.last[metric.tag]
     said = f"{value:.{metric.digits}f}"
     if run.state != "finished":
-        return Cell(join([said, element("small", f" at step {step:,}")]), _finite(value))
-    return Cell(said, _finite(value))
+        return Cell(join([said, element("small", f" at step {step:,}")]), value)
+    return Cell(said, value)
 
 
 def _states(row: Row) -> Markup:
@@ -112,10 +112,6 @@ def _states(row: Row) -> Markup:
     words = [state(word, count if len(row.group.runs) > 1 else None) for word, count in counts.items()]
     reason = element("small", row.reason, class_="reason") if row.reason else None
     return join([join(words, ", "), reason])
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _p(row: Row, metric: str) -> float | None:

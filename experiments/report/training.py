@@ -1,29 +1,25 @@
-"""How runs got there: the loss of every run over its steps, and how quality recovers from pruning."""
+"""How configurations got there: the loss over the steps, and how quality recovers from pruning."""
 
-import math
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
-from experiments.report.chart import Picture, Scale, across, level, upwards
-from experiments.report.curves import direction
+from experiments.report.binned import Curve, curves_of
+from experiments.report.chart import Picture, Scale, across, upwards
+from experiments.report.curves import across_said, direction
+from experiments.report.levels import levels, reached
 from experiments.report.markup import Markup, element
 from experiments.report.study import Study
-from experiments.report.styles import outline
-from experiments.runs.record import Points
+from experiments.report.styles import Shade, outline, shades
 
-_POINTS = 24_000  # of all curves of a picture together
-_FEWEST, _MOST = 60, 300  # of one curve
-_MARKED = 40  # a curve of so few points has a mark on each
+_MARKED = 12  # a curve of so few points has a mark on each
+_CROWD = 100  # curves: from there on they are drawn thin
 
 
 def loss_curves(study: Study) -> Picture | None:
-    """One line for each run that logged its training loss, whatever became of it."""
-    curves = _curves(study, "loss", fewest=2)
+    """A line for each configuration that logged its training loss, and for each run that went wrong."""
+    curves = curves_of([row.group for row in study.rows], "loss")
     if not curves:
         return None
-    note = f"{len(curves)} runs, at most {_each(len(curves))} points of each."
-    return _picture(study, curves, "Loss while training", "training loss", note, [])
+    return _picture(study, curves, "Loss while training", "training loss", [])
 
 
 def recovery_curves(study: Study) -> list[Picture]:
@@ -32,68 +28,84 @@ def recovery_curves(study: Study) -> list[Picture]:
     for metric in study.metrics:
         if not metric.tag.startswith("validate"):
             continue
-        curves = _curves(study, metric.tag, fewest=2)
+        curves = curves_of([row.group for row in study.rows], metric.tag)
         if curves:
             dense = [
                 (row.group.label, row.cells[metric.name].value.mean)
                 for row in study.rows
                 if row.group.dense and metric.name in row.cells
             ]
-            note = f"{len(curves)} runs were validated more than once. Dashed across: where dense runs ended."
             title = f"Recovery: {metric.name} while training"
-            found.append(
-                _picture(study, curves, title, f"{metric.name} ({direction(metric)})", note, dense[:3])
-            )
+            found.append(_picture(study, curves, title, f"{metric.name} ({direction(metric)})", dense))
     return found
 
 
-def _each(curves: int) -> int:
-    return max(_FEWEST, min(_MOST, _POINTS // curves))
-
-
-def _curves(study: Study, tag: str, *, fewest: int) -> dict[int, Points]:
-    """By number of the run; without the points that have no finite value."""
-    found = {}
-    for number, (_, run) in enumerate(study.runs):
-        points = [point for point in run.curves.get(tag, []) if math.isfinite(point[1])]
-        if len(points) >= fewest:
-            found[number] = points
-    return {number: _thinned(points, _each(len(found))) for number, points in found.items()}
-
-
-def _thinned(points: Points, most: int) -> Points:
-    if len(points) <= most:
-        return points
-    return [points[i] for i in np.unique(np.linspace(0, len(points) - 1, most).round().astype(int))]
-
-
 def _picture(
-    study: Study,
-    curves: dict[int, Points],
-    title: str,
-    y_title: str,
-    note: str,
-    levels: Sequence[tuple[str, float]],
+    study: Study, curves: Sequence[Curve], title: str, y_title: str, dense: Sequence[tuple[str, float]]
 ) -> Picture:
-    points = [point for curve in curves.values() for point in curve]
-    finite = [(name, value) for name, value in levels if math.isfinite(value)]
-    x = across("step", [step for step, _ in points])
-    y = upwards(y_title, [*(value for _, value in points), *(value for _, value in finite)])
-    lines = [_line(study, number, curve, x, y) for number, curve in curves.items()]
-    crowded = "crowd" if len(curves) > 30 else ""
+    bins = [one for curve in curves for one in curve.bins]
+    y = upwards(y_title, [*(one.value for one in bins), *(value for _, value in reached(dense))])
+    x = across("step", [one.step for one in bins], beside=y)
+    strengths = _strengths(study, {curve.row for curve in curves})
+    lines = [_line(study, curve, x, y, strengths.get(curve.row)) for curve in curves]
     content = [
-        element("g", *lines, class_=crowded or None),
-        *(level(y, value, name, left=True) for name, value in finite),
+        element("g", *lines, class_="crowd" if len(curves) > _CROWD else None),
+        *levels(x, y, dense),
         element("circle", r=4.5, class_="cursor", cx=-20, cy=-20),
     ]
-    named = study.legend_of([study.runs[number][0] for number in curves])
-    return Picture(title, note, x, y, content, named, "lines")
+    named = study.legend_of([curve.row for curve in curves])
+    shaded: dict[str, dict[str, Shade]] = {}
+    for row, shade in sorted(strengths.items(), key=lambda pair: pair[1].strength):
+        shaded.setdefault(study.families[row], {})[shade.said] = shade
+    return Picture(
+        title,
+        _note(curves, dense),
+        x,
+        y,
+        content,
+        named,
+        "lines",
+        shades={name: list(of.values()) for name, of in shaded.items()},
+    )
 
 
-def _line(study: Study, number: int, points: Points, x: Scale, y: Scale) -> Markup:
+def _note(curves: Sequence[Curve], dense: Sequence[tuple[str, float]]) -> str:
+    said = [f"{len({curve.row for curve in curves})} configurations"]
+    if any(len(curve.runs) > 1 for curve in curves):
+        said[0] += ", each the mean over its seeds"
+    if any(one.first < one.last for curve in curves for one in curve.bins):
+        said.append("Points are means over some steps")
+    if alone := sum(curve.stopped for curve in curves):
+        said.append(f"⊗: where a run failed or was stopped ({alone}); it is a line of its own")
+    going = [curve.row for curve in curves if not curve.stopped]
+    if len(set(going)) < len(going):
+        said.append("Runs that did not get as far as others of their configuration are lines of their own")
+    if reached(dense):
+        said.append(f"Dashed across: where {across_said(dense)} ended")
+    return f"{'. '.join(said)}."
+
+
+def _strengths(study: Study, rows: Iterable[int]) -> dict[int, Shade]:
+    """How each configuration that is not dense differs from the others of its colour."""
+    of: dict[str, dict[int, float]] = {}
+    for row in rows:
+        known = study.sparsity(row)
+        if known is not None and not study.rows[row].group.dense:
+            of.setdefault(study.families[row], {})[row] = known
+    found: dict[int, Shade] = {}
+    for values in of.values():
+        by_value = shades(list(values.values()))
+        found |= {row: by_value[value] for row, value in values.items()}
+    return found
+
+
+def _line(study: Study, curve: Curve, x: Scale, y: Scale, shade: Shade | None) -> Markup:
     """``data-v`` holds the values themselves, which the positions round."""
-    style = study.style(study.runs[number][0])
-    places = [(x(step), y(value)) for step, value in points]
+    style = study.style(curve.row)
+    places = [(x(one.step), y(one.value)) for one in curve.bins]
+    turn = list(study.styles).index(study.families[curve.row])
+    marks = "".join(_marks(style.shape, places, turn))
+    end = outline("circle", *places[-1]) + outline("cross", *places[-1], size=3.2)
     return element(
         "g",
         element(
@@ -101,19 +113,34 @@ def _line(study: Study, number: int, points: Points, x: Scale, y: Scale) -> Mark
             points=" ".join(f"{px:.1f},{py:.1f}" for px, py in places),
             class_="line",
             stroke_dasharray=style.dash,
+            style=None if shade is None else shade.css,
         ),
-        element("path", d="".join(_marks(style.shape, places)), class_="shape small"),
+        element("path", d=marks, class_="shape small", style=None if shade is None else shade.css),
+        element("path", d=end, class_="end-mark") if curve.stopped else None,
         class_=f"run {style.colour}",
-        data_run=number,
-        data_row=study.runs[number][0],
-        data_v=" ".join(f"{step:.0f}:{value:.6g}" for step, value in points),
+        data_row=curve.row,
+        data_said=_said(study, curve),
+        data_v=" ".join(one.said for one in curve.bins),
     )
 
 
-def _marks(shape: str, places: Sequence[tuple[float, float]]) -> Iterable[str]:
-    """On every point of a short curve, on some of a long one: who sees no colour follows the shape."""
+def _said(study: Study, curve: Curve) -> str:
+    """What a pointer on the curve is told."""
+    if len(curve.runs) > 1:
+        return f"{study.rows[curve.row].group.label} · mean of {len(curve.runs)} runs"
+    (run,) = curve.runs
+    name = study.name_of(run)
+    return name if run.state == "finished" else f"{name} · {run.state}"
+
+
+def _marks(shape: str, places: Sequence[tuple[float, float]], turn: int) -> Iterable[str]:
+    """On every point of a short curve, on some of a long one: who sees no colour follows the shape.
+
+    ``turn``: of the family, so that those of two families do not hide each other.
+    """
     if len(places) <= _MARKED:
         chosen = range(len(places))
     else:
-        chosen = range(len(places) // 8, len(places), max(1, len(places) // 4))
+        begin = len(places) * (1 + turn % 6) // 26
+        chosen = range(begin, len(places), max(1, len(places) // 4))
     return [outline(shape, *places[i], size=2.6) for i in chosen]

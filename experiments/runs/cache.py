@@ -19,7 +19,7 @@ from pruning.atomic import Part
 from pruning.masks.receipt import this_tool
 from pruning.problems import ProblemError
 
-_VERSION = 2
+_VERSION = 3
 _LIVE = ("running", "unknown", "lost")  # their state depends on processes, not on files alone
 
 
@@ -51,9 +51,9 @@ def _read(path: Path, cache: Path) -> RunRecord:
         return held
     try:
         record = read_run(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:  # a file of a shape that nobody foresaw
+    except Exception as error:  # a file of a shape that nobody foresaw: one run must not hide the others
         return unreadable_run(path, error)
-    if record.state not in _LIVE:
+    if record.state not in _LIVE and not record.problems:  # what is missing may come back
         _keep(file, stamp, record)
     return record
 
@@ -70,15 +70,30 @@ def _stamp(path: Path) -> list[Any]:
     return [_VERSION, this_tool(), *found]
 
 
+def _masks_stamp(record: RunRecord) -> list[int] | None:
+    """Its mask file lies anywhere, and may be replaced or taken away while the run stays as it is."""
+    if not record.sparsity.path:
+        return None
+    try:
+        about = os.stat(record.sparsity.path)
+    except OSError:
+        return None
+    return [about.st_size, about.st_mtime_ns]
+
+
 def _held(file: Path, stamp: list[Any]) -> RunRecord | None:
     try:
         plain = json.loads(file.read_text())
-        return RunRecord.from_json(plain["record"]) if plain["stamp"] == stamp else None
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or of another version
+        if plain["stamp"] != stamp:
+            return None
+        record = RunRecord.from_json(plain["record"])
+        return record if plain["masks"] == _masks_stamp(record) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or of another version
         return None
 
 
 def _keep(file: Path, stamp: list[Any], record: RunRecord) -> None:
     with suppress(OSError, ProblemError), Part(file, overwrite=True) as part:
         # Where it cannot be written, the runs are read again the next time.
-        part.write(json.dumps({"stamp": stamp, "record": record.to_json()}).encode())
+        kept = {"stamp": stamp, "masks": _masks_stamp(record), "record": record.to_json()}
+        part.write(json.dumps(kept).encode())

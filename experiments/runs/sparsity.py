@@ -7,6 +7,7 @@ from typing import Any
 
 from cerebras_utils.run_receipt import file_digest
 from experiments.runs.callbacks import MASKS, callbacks_of
+from experiments.runs.native import native_sparsity
 from experiments.runs.record import Sparsity
 from pruning.masks.file import MaskFile
 from pruning.problems import ProblemError
@@ -19,13 +20,15 @@ def sparsity_of(
     init: Mapping[str, Any], receipt: Mapping[str, Any], last: Last, problems: list[str]
 ) -> Sparsity:
     """A run without masks has a requested sparsity of 0: it is dense, and said to be."""
+    if not init:
+        return Sparsity(note="its config is missing: nothing tells whether it is sparse")
     named = callbacks_of(init)
     if MASKS in named:
         # The path is relative to where the run was started, which may be anywhere else by now.
         started_in = Path(str((receipt.get("environment") or {}).get("directory", "")))
         return _masked(started_in / str(named[MASKS].get("mask_path", "")), receipt, problems)
     if init.get("sparsity") is not None:
-        return _native(init["sparsity"], last)
+        return native_sparsity(init, last)
     return Sparsity(requested=0.0, effective=None, note="dense: no masks")
 
 
@@ -71,19 +74,3 @@ def _masked(path: Path, receipt: Mapping[str, Any], problems: list[str]) -> Spar
 def _digest(path: Path, changed: int, size: int) -> str:
     """Once for all the runs that share a mask file."""
     return file_digest(path)["sha256"]
-
-
-def _native(section: Any, last: Last) -> Sparsity:
-    """The vendor's own algorithms: what they are told, and what LogSparsity found, if it was there."""
-    groups = section if isinstance(section, list) else [section]
-    asked = [g if isinstance(g, int | float) else g.get("sparsity") for g in groups if g is not None]
-    numbers = [float(value) for value in asked if isinstance(value, int | float)]
-    requested = numbers[0] if numbers and len(set(numbers)) == 1 else None
-    ending = "/actual"
-    layers = {
-        tag.removeprefix("sparsity/").removesuffix(ending): value
-        for tag, (_, value) in last.items()
-        if tag.startswith("sparsity/") and tag.endswith(ending)
-    }
-    note = "native sparsity" + ("" if layers else ", not counted: add the callback LogSparsity")
-    return Sparsity(requested=requested, layers=layers, mask="native", note=note)

@@ -61,23 +61,27 @@ def write_run(
     layers: Mapping[str, float] | None = None,
     recovery: Mapping[int, float] | None = None,
     rate: float = 50.0,
+    verb: str = "fit",
+    linked: bool = False,
+    log: str = "INFO: training\n",
 ) -> Path:
     """A model directory. ``receipt=False`` leaves what plain cszoo leaves; ``launch`` counts restarts.
 
     ``layers``: effective sparsity by weight, of several. ``recovery``: perplexities of earlier validations.
+    ``verb``: another leaves a validation without training. ``linked``: the launch tells its event file.
     """
     stamp = f"2026010{launch + 1}_000000"
     here, events, logs = path / stamp, path / "events", path / "cerebras_logs" / stamp
     for directory in (here, events, logs):
         directory.mkdir(parents=True, exist_ok=True)
     (here / "trainer_params.yaml").write_text(yaml.safe_dump({"trainer": dict(trainer)}))
-    (logs / "run.log").write_text("INFO: training\n")
+    (logs / "run.log").write_text(log)
     link = path / "latest_run.log"
     link.unlink(missing_ok=True)
     link.symlink_to(logs / "run.log")
     time = BEGUN + 1000 * launch
     out = [record(version_event(time))]
-    for step in range(first, steps + 1):
+    for step in range(first, steps + 1) if verb == "fit" else ():
         for tag, value in (("loss", 3.0 / step), ("lr/0", peak), ("avg_samples_per_sec", rate)):
             out.append(record(scalar_event(tag, value, step, time + step)))
     for step, early in (recovery or {}).items():
@@ -86,7 +90,10 @@ def write_run(
         out += [record(scalar_event("validate_0/val_loss", 2.0, steps, time)) for _ in range(batches)]
         final = {"loss": perplexity / 4, "eval/lm_perplexity": perplexity, "eval/accuracy": 1 / perplexity}
         out += [record(scalar_event(f"validate_0/{tag}", v, steps, time)) for tag, v in final.items()]
-    (events / f"events.out.tfevents.{int(time)}.host.1.0").write_bytes(b"".join(out))
+    file = events / f"events.out.tfevents.{int(time)}.host.1.0"
+    file.write_bytes(b"".join(out))
+    if linked:
+        (here / "tf_events").symlink_to(Path("..", "events", file.name))
     if receipt:
         found = {LAYER: effective} if layers is None else layers
         counts = {"resurrected": resurrected, "newly_dead": 0}
@@ -96,7 +103,7 @@ def write_run(
             json.dumps(
                 {
                     **{"format": "wafersparse-run", "version": 1, "state": state, "error": error},
-                    **{"verb": "fit", "backend": "torch", "steps": steps, "metrics": {}, "checkpoints": []},
+                    **{"verb": verb, "backend": "torch", "steps": steps, "metrics": {}, "checkpoints": []},
                     **{"started": "2026-01-01T00:00:00+00:00", "updated": "2026-01-01T00:01:40+00:00"},
                     **{"mask_receipts": counted, "environment": {"device": "cpu"}, "data": data},
                     **{"process": {"host": "elsewhere", "pid": 1, "boot": "", "pids": "", "started": 1}},

@@ -35,6 +35,13 @@ def test_a_single_value_has_no_interval() -> None:
     assert estimate([3.0, math.inf]).half is None
 
 
+def test_infinities_of_both_signs_are_no_number_and_no_error() -> None:
+    assert math.isnan(estimate([math.inf, -math.inf]).mean)
+    assert estimate([1.0, math.inf]).mean == math.inf
+    found = paired({1: math.inf, 2: 1.0, 3: 1.0}, {1: 1.0, 2: math.inf, 3: 1.0})
+    assert (found.pairs, found.p) == (3, None)
+
+
 @given(st.integers(3, 9), st.integers(0, 1000))
 def test_a_paired_test_is_scipys(n: int, seed: int) -> None:
     import random

@@ -127,7 +127,8 @@
       cursor.setAttribute("visibility", "visible");
       cursor.setAttribute("cx", points[at][0]);
       cursor.setAttribute("cy", points[at][1]);
-      show(`${tips.runs[run.dataset.run]}\nstep ${values[at][0]}: ${svg.dataset.y} ${values[at][1]}`, ...place(svg, ...points[at]));
+      const [steps, value] = values[at];
+      show(`${run.dataset.said}\n${steps.includes("–") ? "steps" : "step"} ${steps}: ${svg.dataset.y} ${value}`, ...place(svg, ...points[at]));
     };
     let waiting = null;
     svg.addEventListener("pointermove", (event) => {

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from experiments.cli import main
+from experiments.compare.formats import as_csv, as_json, as_latex, as_markdown, as_text
 from experiments.compare.groups import grouped
 from experiments.compare.metrics import METRICS, metric_of
-from experiments.compare.table import rows_of
+from experiments.compare.plot import plot
+from experiments.compare.table import columns, rows_of
 from experiments.runs.read import read_run
 from pruning.problems import ProblemError
+from tests.experiments.compare.records import PERPLEXITY, record
 from tests.experiments.runs_on_disk import mask_file, params, write_run
 
 
@@ -100,7 +104,10 @@ def test_metrics_by_name_and_by_tag(runs: Path) -> None:
 def test_grouping_by_a_key(runs: Path) -> None:
     rows = json.loads(compare(runs, "--group-by", "max_steps", "--json").stdout)["rows"]
     assert [len(row["runs"]) for row in rows] == [7]
-    assert compare(runs, "--group-by", "no_such_key").exit_code == 1
+    wrong = compare(runs, "--group-by", "max_steps", "--group-by", "no_such_key", "--group-by", "nor_this")
+    assert wrong.exit_code == 1
+    assert "no_such_key" in wrong.stderr
+    assert "nor_this" in wrong.stderr
 
 
 def test_the_diff_of_two_configs_is_what_differs(runs: Path) -> None:
@@ -110,6 +117,73 @@ def test_the_diff_of_two_configs_is_what_differs(runs: Path) -> None:
         "init.callbacks.SparseMaskCallback.mask_path",
         "init.seed",
     ]
+
+
+def test_a_diff_needs_no_directories_and_holds_to_those_that_are_given(runs: Path) -> None:
+    two = ("--diff", runs / "dense/seed0", runs / "half/seed1")
+    assert compare(*two, "--no-cache").stdout == compare(runs, *two).stdout != ""
+    missing = compare(runs / "nowhere", *two)
+    assert missing.exit_code == 1
+    assert "does not exist" in missing.stderr
+    elsewhere = compare(runs / "dense", *two)
+    assert elsewhere.exit_code == 1
+    assert "none of the runs in DIRS" in elsewhere.stderr
+    assert compare().exit_code == 2
+
+
+def test_runs_without_a_seed_are_no_pairs() -> None:
+    runs = [record(f"d{i}", 10 + 0.1 * i, seed=None) for i in range(3)]
+    runs += [record(f"s{i}", 11 + 0.1 * i, seed=None, masks="m-s0.5.pt") for i in range(3)]
+    _, half = rows_of(grouped(runs), [PERPLEXITY])
+    cell = half.cells["perplexity"]
+    assert cell.value.n == 3
+    assert cell.test is not None
+    assert (cell.test.pairs, cell.test.p_holm) == (0, None)
+
+
+def test_n_is_that_of_the_interval() -> None:
+    loss = {"validate_0/loss": 2.0}
+    runs = [record(f"d{seed}", 10.0 + seed if seed < 3 else None, seed=seed, last=loss) for seed in (1, 2, 3)]
+    runs[2] = record("d3", None, seed=3, last={"validate_0/loss": 2.5})
+    metrics = [PERPLEXITY, METRICS["loss"]]
+    (row,) = rows_of(grouped(runs), metrics)
+    shown = {head: cell(row) for head, cell in columns(metrics).items()}
+    assert shown["n"] == "2"
+    assert shown["loss ↓"].endswith("(n = 3)")
+    line = next(csv.DictReader(io.StringIO(as_csv([row], metrics))))
+    assert (line["n"], line["perplexity_n"], line["loss_n"]) == ("2", "2", "3")
+
+
+def test_what_diverged_takes_no_table_down_and_json_stays_json() -> None:
+    runs = [record(f"d{i}", value, seed=i) for i, value in enumerate((10.0, math.inf))]
+    runs += [record(f"s{i}", value, seed=i, masks="m-s0.5.pt") for i, value in enumerate((math.inf, 11.0))]
+    runs += [record("n", math.nan, seed=0, masks="m-s0.6.pt", sparsity=0.6)]
+    rows = rows_of(grouped(runs), [PERPLEXITY])
+    text = json.dumps(as_json(rows, []), allow_nan=False)
+    means = {row["label"]: row["metrics"]["perplexity"]["mean"] for row in json.loads(text)["rows"]}
+    assert means == {"dense": "inf", "m-s0.5": "inf", "m-s0.6": "nan"}
+    for row in rows:
+        assert row.cells["perplexity"].change is None
+        assert "nan %" not in as_text([row], [PERPLEXITY])
+
+
+def test_markdown_and_latex_tell_why_a_row_failed_and_keep_their_lines() -> None:
+    runs = [record("d", config={"note": "x\ny"}), record("e", config={"note": "q|<r"}, perplexity=11)]
+    runs += [record("f", None, masks="m-s0.5.pt", state="failed", reason="OSError: 100 % of\n disk_1")]
+    rows = rows_of(grouped(runs), [PERPLEXITY])
+    lines = as_markdown(rows, [PERPLEXITY]).splitlines()
+    assert lines[-1] == "- m-s0.5: OSError: 100 % of disk_1"
+    assert [line.count(" | ") for line in lines[:5]] == [len(columns([PERPLEXITY])) - 1] * 5
+    latex = as_latex(rows, [PERPLEXITY])
+    assert r"m-s0.5: OSError: 100 \% of disk\_1" in latex
+    assert r"\textless{}" in latex
+    assert sum(line.endswith(r" \\") for line in latex.splitlines()) == 4
+
+
+def test_the_plot_says_what_it_has_no_letters_for() -> None:
+    runs = [record(f"r{i}", 10.0 + i, masks=f"m{i}.pt", sparsity=i / 100) for i in range(60)]
+    assert "  +  8 more" in plot(rows_of(grouped(runs), [PERPLEXITY]), PERPLEXITY)
+    assert "more" not in plot(rows_of(grouped(runs[:52]), [PERPLEXITY]), PERPLEXITY)
 
 
 def test_an_empty_directory_says_what_to_do(tmp_path: Path) -> None:

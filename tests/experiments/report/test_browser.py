@@ -139,7 +139,7 @@ def test_pointing_at_a_curve_a_cell_and_an_overlap(shown: Browser) -> None:
     places = f"{line}.getAttribute('points').split(' ')[3].split(',').map(Number)"
     x, y = shown.run(places)
     shown.hover("#training svg.chart", right=x / 640, down=y / 400)
-    assert re.search(r" · seed \d · .*\nstep 4: training loss, logarithmic 0.75$", tip(shown))
+    assert re.search(r"^dense · mean of 3 runs\nstep 4: training loss, logarithmic 0.75$", tip(shown))
     shown.hover("svg.heat", right=0.5, down=0.9)
     assert re.search(r"layers\.\d\..*\n\d+\.\d\d % sparse$", tip(shown))
     shown.hover(".matrix td[data-tip]")

@@ -47,6 +47,17 @@ def test_every_way_of_pruning_is_in_the_legend(study: Path, tmp_path: Path) -> N
     assert "dense" in said
 
 
+def test_the_loss_names_each_sparsity_of_a_way(study: Path, tmp_path: Path) -> None:
+    figures(study, tmp_path / "out")
+    root = ElementTree.parse(tmp_path / "out/loss-while-training.svg").getroot()
+    said = [found.text for found in root.iter(f"{SVG}text")]
+    assert [said.count(level) for level in ("50 %", "75 %", "90 %")] == [2, 2, 2]
+    assert {"49.96 %", "74.98 %", "89.98 %"} < set(said)  # of the global one, whose layers round
+    (end,) = (found for found in root.iter(f"{SVG}path") if found.get("class") == "end-mark")
+    assert ".end-mark{" in str(next(root.iter(f"{SVG}style")).text)
+    assert end.get("d")
+
+
 def test_what_runs_are_called_is_text(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     write_run(root / "a", params(), perplexity=10.0)

@@ -202,3 +202,29 @@ def test_two_hundred_runs_stay_small_and_quick(tmp_path: Path) -> None:
     assert len(made) < 5_000_000
     assert time.process_time() - begun < 10
     Reader(made.decode())
+
+
+def test_layers_of_nan_are_hatched(tmp_path: Path) -> None:
+    layers = {"a.0.weight": float("nan"), "a.1.weight": 0.5}
+    masks = mask_file(tmp_path / "m-s0.5.safetensors", 0.5)
+    write_run(tmp_path / "runs/a", params(masks=masks), layers=layers)
+    write_run(tmp_path / "runs/b", params(seed=2), rate=float("inf"))
+    text = page_of(tmp_path / "runs", tmp_path / "page.html")
+    assert [0.5] in read_block(text, "heat")["values"]
+
+
+def test_no_cell_sorts_by_what_has_no_order() -> None:
+    from experiments.report.grid import Cell, Column, Line, grid
+
+    values = [float("nan"), float("inf"), -float("inf"), 2.5]
+    lines = [Line([Cell("name"), Cell(value, value)], n, ["finished"]) for n, value in enumerate(values)]
+    assert re.findall('data-v="([^"]*)"', grid("x", [Column("a"), Column("b", number=True)], lines)) == [
+        "2.5"
+    ]
+
+
+def test_rows_are_told_apart_in_the_table_by_shape_too(study: Path, tmp_path: Path) -> None:
+    text = page_of(study, tmp_path / "page.html")
+    drawn = re.findall(r'class="(c\d) swatch"[^>]*><path d="([^"]*)"', text)
+    assert len(drawn) == 7
+    assert len({path for _, path in drawn}) == 4  # dense and three ways of pruning

@@ -14,6 +14,7 @@ from experiments.compare.labels import labels
 from experiments.compare.overlap import mask_overlaps
 from experiments.report.chart import across, upwards
 from experiments.report.heatmap import columns_of
+from experiments.report.levels import placed
 from experiments.report.overlap import above_chance
 from experiments.report.pareto import front
 from experiments.report.styles import styles
@@ -142,3 +143,28 @@ def test_a_mask_path_is_relative_to_where_the_run_was_started(tmp_path: Path) ->
     said["environment"]["directory"] = str(tmp_path / "there")
     receipt.write_text(json.dumps(said))
     assert read_run(run).sparsity.requested == 0.5
+
+
+@pytest.mark.parametrize("values", [[1224600.0, 1224900.0], [0.0975, 0.0976], [-1.5e-7, 3e-7]])
+def test_ticks_have_the_room_that_they_need(values: list[float]) -> None:
+    y = upwards("perplexity", values)
+    x = across("step", [0.0, 10.0], beside=y)
+    assert x.start - 8 - 10 * max(map(len, y.texts)) >= 26  # the turned title ends there
+    assert not [text for text in y.texts if "e+" in text or "e-0" in text]
+
+
+def test_values_that_differ_by_a_rounding_have_ticks() -> None:
+    assert len(upwards("y", [5.0, 5.000000000000001]).ticks) > 1
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [[20.0], [200.0], [100.0, 101.0, 102.0], [20.0, 21.0, 60.0], [200.0, 200.0], [100.0, 130.0, 145.0]],
+)
+def test_names_of_lines_lie_on_no_line_and_no_name(lines: list[float]) -> None:
+    found = placed([(at, f"line {number}") for number, at in enumerate(lines)])
+    bases = sorted(base for _, base in found)
+    assert len(bases) == len(lines)
+    assert all(lower - upper >= 17 for upper, lower in itertools.pairwise(bases))
+    assert not [(base, at) for base in bases for at in lines if base - 11 < at < base + 3]
+    assert all(base - 12 >= 16 for base in bases)
