@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from experiments.sweep.live import Live
 
 _EVERY = 5.0  # seconds between two looks
+_PATIENCE = 6  # looks at which nothing runs, while runs are planned: as between two runs of a sweep
 
 
 @click.command(
@@ -19,7 +20,9 @@ _EVERY = 5.0  # seconds between two looks
 )
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON on stdout, log tails too.")
-@click.option("--watch", is_flag=True, help="Look again every few seconds, until nothing runs.")
+@click.option(
+    "--watch", is_flag=True, help="Look again every few seconds, until no run goes on or waits in a job."
+)
 def command(directory: Path, as_json: bool, watch: bool) -> None:
     """Show every run of the sweep in DIR: state, steps, loss, time left.
 
@@ -28,9 +31,12 @@ def command(directory: Path, as_json: bool, watch: bool) -> None:
     """
     from experiments.sweep.live import live, seconds_left
 
+    idle = 0
     while True:
         runs = live(directory)
-        goes_on = any(run.status.state == "running" for run in runs)
+        states = {str(run.status.state) for run in runs}
+        goes_on = "running" in states or any(run.status.submitted for run in runs)
+        idle = 0 if goes_on else idle + 1
         left = seconds_left(runs)
         if as_json:
             counts = _counts(runs)
@@ -40,7 +46,7 @@ def command(directory: Path, as_json: bool, watch: bool) -> None:
             if watch:
                 click.clear()
             click.echo(_text(directory, runs, left))
-        if not (watch and goes_on):
+        if not watch or (idle and "planned" not in states) or idle > _PATIENCE:
             return
         time.sleep(_EVERY)
 
@@ -55,7 +61,7 @@ def _text(directory: Path, runs: "list[Live]", left: float | None) -> str:
             f"{'-' if run.steps is None else run.steps}/{'?' if run.asked is None else run.asked}",
             "" if run.loss is None else f"{run.loss:.4f}",
             duration(run.seconds_left),
-            run.status.host or run.status.submitted,
+            run.status.submitted or run.status.host,
         ]
         for run in runs
     ]
@@ -65,9 +71,22 @@ def _text(directory: Path, runs: "list[Live]", left: float | None) -> str:
             lines.append(f"{run.status.name}: {run.status.state}: {run.status.reason}")
     counts = ", ".join(f"{count} {state}" for state, count in _counts(runs).items())
     lines.append(f"{directory}: {counts}" + (f"; about {duration(left)} left (estimated)" if left else ""))
+    resume = _resume(directory)
     if any(run.status.state in ("failed", "lost") for run in runs):
-        lines.append("failed and lost runs go on by: wafersparse sweep SWEEP.yaml --resume")
+        lines.append(f"failed and lost runs go on by: {resume}")
+    if any(run.status.submitted for run in runs):
+        lines.append(f"a run whose job is gone is submitted again by: {resume} --executor slurm")
     return "\n".join(lines)
+
+
+def _resume(directory: Path) -> str:
+    from experiments.sweep.states import resume_command
+
+    try:
+        spec = json.loads((directory / "plan.json").read_text(encoding="utf-8"))["spec"]
+    except (OSError, ValueError, KeyError, TypeError):
+        spec = "SWEEP.yaml"
+    return resume_command(str(spec), directory)
 
 
 def _counts(runs: "list[Live]") -> dict[str, int]:

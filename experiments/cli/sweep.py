@@ -56,12 +56,12 @@ def command(
 
     asked = read_spec(spec)
     plan = make_plan(asked, out or Path("runs") / asked.name, only)
+    if plan.one_at_a_time and (jobs or 1) > 1:
+        raise fail(f"--jobs {jobs}", "a CS-3 takes one run at a time", "leave --jobs out")
     if dry_run:
         click.echo(json.dumps(plan.to_json(), indent=1) if as_json else _table(plan))
         return
-    if plan.one_at_a_time and (jobs or 1) > 1:
-        raise fail(f"--jobs {jobs}", "a CS-3 takes one run at a time", "leave --jobs out")
-    prepare(plan, _told)
+    prepare(plan, _told, here=executor == "local")
     plan = with_states(plan)
     todos = _todos(plan, resume)
     if todos:
@@ -69,13 +69,13 @@ def command(
             _execute(plan, todos, executor, jobs)
         except KeyboardInterrupt:
             sys.exit(1)
-    submitted = executor == "slurm"
     plan = with_states(plan)
     if as_json:
         click.echo(json.dumps(plan.to_json(), indent=1))
     else:
         click.echo(_summary(plan, resume))
-    if not submitted and any(row.chosen and row.status.state not in ("done", "running") for row in plan.rows):
+    states = [row.status for row in plan.rows if row.chosen]
+    if any(one.state not in ("done", "running") and not one.submitted for one in states):
         sys.exit(1)
 
 
@@ -84,11 +84,13 @@ def _told(line: str) -> None:
 
 
 def _todos(plan: "SweepPlan", resume: bool) -> "list[Todo]":
+    from experiments.sweep.claim import STATE
     from experiments.sweep.local import Todo
 
     states = ("planned", "failed", "lost") if resume else ("planned",)
+    turns = (plan.out / STATE / "turns").absolute() if plan.one_at_a_time else None
     return [
-        Todo((plan.out / row.run.folder).absolute(), row.run.folder, row.status.attempt + 1)
+        Todo((plan.out / row.run.folder).absolute(), row.run.folder, row.status.attempt + 1, turns)
         for row in plan.rows
         if row.chosen and row.status.state in states and (resume or not row.status.submitted)
     ]
@@ -136,14 +138,21 @@ def _table(plan: "SweepPlan") -> str:
 
 
 def _summary(plan: "SweepPlan", resume: bool) -> str:
+    from experiments.sweep.states import resume_command
+
     states = [row.status.state for row in plan.rows if row.chosen]
     counts = {state: states.count(state) for state in dict.fromkeys(states)}
     lines = [f"{plan.out}: " + ", ".join(f"{count} {state}" for state, count in counts.items())]
     for row in plan.rows:
         if row.chosen and row.status.reason:
             lines.append(f"  {row.run.folder}: {row.status.state}: {row.status.reason}")
+    again = resume_command(plan.spec.path, plan.out)
     if not resume and set(counts) & {"failed", "lost"}:
-        lines.append("  --resume starts failed and lost runs again, from their last good checkpoint")
+        lines.append(f"  failed and lost runs start again, from their last good checkpoint, by:\n  {again}")
+    if jobs := [row.status.submitted for row in plan.rows if row.chosen and row.status.submitted]:
+        more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
+        lines.append(f"  {len(jobs)} of them wait in {', '.join(jobs[:3])}{more}; where a job is gone:")
+        lines.append(f"  {again} --executor slurm")
     if "done" in counts:
         lines.append(f"  wafersparse compare {plan.out}")
     return "\n".join(lines)

@@ -65,6 +65,17 @@ def claim(folder: Path, attempt: int) -> Claim | None:
     return Claim(target, attempt) if won else None
 
 
+def next_turn(folder: Path) -> Claim | None:
+    """Of a folder that one process has at a time, until it makes the ``end``; None while another has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = attempts(folder)
+    if count:
+        last = held(folder, count)
+        if not last.end.exists() and is_alive(last, Clock(folder)):
+            return None
+    return claim(folder, count + 1)
+
+
 def attempts(folder: Path) -> int:
     """How many there were; the last one counts."""
     count = 0
@@ -80,7 +91,9 @@ def held(folder: Path, attempt: int) -> Claim:
 def is_alive(claim: Claim, clock: "Clock") -> bool:
     """Whether its holder is believed to be at work."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        if state_of_process(holder(claim)["process"]) is State.KILLED:
+        process = holder(claim)["process"]
+        # Two machines, or containers, may have one name: another boot says nothing, the heartbeat does.
+        if process["boot"] == this_process()["boot"] and state_of_process(process) is State.KILLED:
             return False  # it was on this very machine, and is no more
     try:
         return clock.now() - claim.path.stat().st_mtime < LOST

@@ -1,11 +1,13 @@
 """The config of each run: the base with its masks, LoRA, settings, data and seed, and otherwise as it was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cerebras_utils.checks.case import section
 from cerebras_utils.config_rewriter import read_text, rewrite
 from cerebras_utils.cszoo_yaml import phases_of
 from cerebras_utils.rewriting.header import START
@@ -15,12 +17,16 @@ from cerebras_utils.rewriting.settings import apply_settings
 from cerebras_utils.yaml_edit import edited
 from experiments.sweep.expand import PlannedRun
 from experiments.sweep.masks import mask_path
+from experiments.sweep.point import Point, plain_path
 from experiments.sweep.seeding import seed_settings
 from experiments.sweep.spec import SweepSpec
 from pruning.problems import Problem, ProblemError, fail
 from pruning.strict_yaml import Document, parse_yaml
 
-_LOADERS = {"train": ("fit.train_dataloader",), "val": ("fit.val_dataloader", "validate.val_dataloader")}
+_LOADERS = {
+    "train": ("fit.train_dataloader",),
+    "val": ("fit.val_dataloader", "validate.val_dataloader", "validate_all.val_dataloaders"),
+}
 _SPARSE = ("sparsemaskcallback", "lora", "sparselora")
 
 
@@ -50,6 +56,10 @@ def read_base(path: Path) -> Base:
     phases = phases_of(document)
     if len(phases) > 1:
         raise fail(path, f"has {len(phases)} trainers", "give a base of one trainer")
+    if phases[0].key != "trainer":
+        raise fail(
+            phases[0].at(), "is a list of one trainer", "write its `init:` and `fit:` below `trainer:`"
+        )
     problems = []
     init, params = phases[0].init, phases[0].params
     if "fit" not in params:
@@ -70,40 +80,81 @@ def read_base(path: Path) -> Base:
 
 def config_of(run: PlannedRun, base: Base, spec: SweepSpec, out: Path) -> tuple[str, tuple[str, ...]]:
     """Its text, and lines that should be known."""
-    settings = settings_of(run, base, spec)
-    command = f"run {run.folder} of the sweep {spec.name}"
     point = run.point
-    if point.masks is None:
-        return _dense(base, settings, command)
-    request = Request(
-        masks=base.masks(mask_path(out, point.masks).absolute()),
-        mode=point.mode,
-        lora=None if point.lora is None else dict(point.lora),
-        settings=settings,
-    )
-    result = rewrite(base.path, base.text, request, command)
+    masks = None if point.masks is None else base.masks(mask_path(out, point.masks).absolute())
+    return configured(run, base, spec, masks)
+
+
+def configured(
+    run: PlannedRun, base: Base, spec: SweepSpec, masks: MaskSummary | None
+) -> tuple[str, tuple[str, ...]]:
+    point = run.point
+    settings = settings_of(point, base, spec)
+    command = f"run {run.folder} of the sweep {spec.name}"
+    with located(spec):
+        if masks is None:
+            return _dense(base, settings, command)
+        lora = None if point.lora is None else dict(point.lora)
+        request = Request(masks=masks, mode=point.mode, lora=lora, settings=settings)
+        result = rewrite(base.path, base.text, request, command)
     return result.text, tuple(line for line in result.lines if _matters(line))
 
 
-def settings_of(run: PlannedRun, base: Base, spec: SweepSpec) -> tuple[Setting, ...]:
-    chosen = {**spec.settings, **run.point.settings}
-    seeds = seed_settings(base.params, run.point.seed)
-    found = [setting for setting in seeds if setting.key not in chosen]
-    for kind, place in spec.data.items():
-        for key in _LOADERS[kind]:
-            stage, loader = key.split(".")
-            written = (base.params.get(stage) or {}).get(loader)
-            keys = [f"{key}.{i}" for i in range(len(written))] if isinstance(written, list) else [key]
-            found += [Setting(f"{one}.data_dir", place) for one in keys if written]
-    return (*found, *(Setting(key, value) for key, value in chosen.items()))
+def settings_of(point: Point, base: Base, spec: SweepSpec) -> tuple[Setting, ...]:
+    chosen = {**spec.settings, **point.settings}
+    written = tuple(Setting(key, value) for key, value in chosen.items())
+    data = tuple(
+        Setting(f"{key}.data_dir", place)
+        for kind, place in spec.data.items()
+        for key in _loaders(base.params, kind)
+    )
+    acting = _applied(base, (*data, *written), spec)
+    seeds = (one for one in seed_settings(acting, point.seed) if one.key not in map(plain_path, chosen))
+    return (*seeds, *data, *written)
 
 
-def dense_params(base: Base, settings: Sequence[Setting]) -> dict[str, Any]:
-    """The trainer of the base with its settings, as values alone."""
+def params_of(point: Point, base: Base, spec: SweepSpec) -> dict[str, Any]:
+    """The trainer of a run before its masks and LoRA, as values alone."""
+    return _applied(base, settings_of(point, base, spec), spec)
+
+
+def shared_params(base: Base, spec: SweepSpec) -> dict[str, Any]:
+    """What all runs have alike: with a seed that none of them has, for that is their own."""
+    return params_of(Point(seed=-1), base, spec)
+
+
+def _loaders(params: Mapping[str, Any], kind: str) -> Iterator[str]:
+    for key in _LOADERS[kind]:
+        stage, loader = key.split(".")
+        written = section(params, stage).get(loader)
+        if isinstance(written, list):
+            yield from (f"{key}.{index}" for index in range(len(written)))
+        elif written:
+            yield key
+
+
+def _applied(base: Base, settings: tuple[Setting, ...], spec: SweepSpec) -> dict[str, Any]:
     value = unshared(base.document.value)
-    apply_settings(value["trainer"], tuple(settings), f"{base.path}: trainer")
+    with located(spec):
+        apply_settings(value["trainer"], settings, f"{base.path}: trainer")
     params: dict[str, Any] = value["trainer"]
     return params
+
+
+@contextmanager
+def located(spec: SweepSpec) -> Iterator[None]:
+    """A sweep has no `--set`: what is wrong with a setting is told where it is written."""
+    try:
+        yield
+    except ProblemError as error:
+        raise ProblemError([_located(problem, spec) for problem in error.problems]) from None
+
+
+def _located(problem: Problem, spec: SweepSpec) -> Problem:
+    where, flag, key = problem.where.partition("--set ")
+    if not flag or where:
+        return problem
+    return Problem(spec.places.get(key, f"{spec.path}: data"), problem.what, problem.fix)
 
 
 def _dense(base: Base, settings: tuple[Setting, ...], command: str) -> tuple[str, tuple[str, ...]]:

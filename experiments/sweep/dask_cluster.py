@@ -53,30 +53,47 @@ def _client(
     from distributed import Client
 
     given = dict(parameters)
-    if address := given.pop("scheduler", None):
-        try:
-            client = Client(address, timeout=30)
-        except (OSError, ValueError) as error:
-            fix = "start the scheduler, or mend dask.scheduler in the sweep"
-            raise fail(f"dask scheduler {address}", f"cannot be reached: {error}", fix) from None
-        with client:
+    if "scheduler" in given:
+        with _connected(given) as client:
             yield client
         return
     kind = given.pop("cluster", "local")
-    jobs = int(given.pop("jobs", at_a_time or 1))
+    jobs = given.pop("jobs", at_a_time or 1)
     if kind not in _CLUSTERS:
         hint = suggest(str(kind), list(_CLUSTERS)).strip() or f"use {', '.join(_CLUSTERS)}"
         raise fail("dask: cluster", f"{kind!r} is no cluster", hint)
+    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
+        raise fail("dask: jobs", f"{jobs!r} is no number of workers", "write a whole number from 1")
     with _cluster(kind, jobs, given) as cluster, Client(cluster) as client:
         told(f"dask: {kind} cluster, {jobs} worker{'s' * (jobs != 1)}, {client.dashboard_link}")
         yield client
+
+
+def _connected(given: dict[str, Any]) -> Any:
+    from distributed import Client
+
+    address = given.pop("scheduler")
+    if given:
+        what = "says how to start a cluster, and `scheduler` names one that is there"
+        raise fail(f"dask: {', '.join(given)}", what, "leave one of the two out")
+    fix = "start the scheduler, or mend dask.scheduler in the sweep"
+    if not isinstance(address, str):
+        raise fail(f"dask: scheduler: {address!r}", "is no address, as tcp://head:8786 is", fix)
+    try:
+        return Client(address, timeout=30)
+    except (OSError, ValueError) as error:
+        raise fail(f"dask scheduler {address}", f"cannot be reached: {error}", fix) from None
 
 
 def _cluster(kind: str, jobs: int, given: dict[str, Any]) -> Any:
     if kind == "local":
         from distributed import LocalCluster
 
-        return LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None, **given)
+        try:
+            return LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None, **given)
+        except (RuntimeError, ValueError, TypeError) as error:
+            fix = "mend what is below `dask:`: parameters of distributed.LocalCluster"
+            raise fail("dask: local", f"cannot be started: {_cause(error)}", fix) from error
     try:
         import dask_jobqueue
     except ImportError:
@@ -91,3 +108,10 @@ def _cluster(kind: str, jobs: int, given: dict[str, Any]) -> Any:
         ) from error
     cluster.scale(jobs=jobs)
     return cluster
+
+
+def _cause(error: BaseException) -> str:
+    """Dask tells that nothing started; what it was raised from says why."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())

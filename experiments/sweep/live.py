@@ -1,13 +1,15 @@
 """How far each run of a sweep is: steps, loss and the time left, of those that run from their event files."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.sweep.states import RunState, RunStatus, statuses
-from pruning.problems import fail
+from experiments.sweep.claim import STATE
+from experiments.sweep.states import PLANNED_FILE, RunState, RunStatus, planned_runs, statuses
+from pruning.problems import ProblemError, fail
 
 _STARTED = (RunState.RUNNING, RunState.FAILED, RunState.LOST, RunState.DONE)
 
@@ -44,9 +46,22 @@ def live(out: Path) -> list[Live]:
         raise fail(out, what, "name the directory of a sweep, as its --out said")
     found = statuses(out)
     if not found:
-        what = "holds no planned run" + ("" if any(out.iterdir()) else ": it is empty")
-        raise fail(out, what, f"start a sweep in it: wafersparse sweep SWEEP.yaml --out {out}")
+        raise _no_sweep(out)
     return [_live(status) for status in found]
+
+
+def _no_sweep(out: Path) -> ProblemError:
+    """Above or below it there may be one, which the user meant."""
+    planned = f"{STATE}/{PLANNED_FILE}"
+    if (out / planned).exists():
+        return fail(out, "is one run of a sweep", f"name the sweep: {os.path.normpath(out / '../..')}")
+    if any(out.glob(f"seed*/{planned}")):
+        return fail(out, "is one part of a sweep", f"name the sweep: {os.path.normpath(out / '..')}")
+    below = [str(path) for path in sorted(out.iterdir()) if path.is_dir() and any(planned_runs(path))]
+    if below:
+        return fail(out, "holds sweeps, and is none itself", f"name one of them: {', '.join(below)}")
+    what = "holds no planned run" + ("" if any(out.iterdir()) else ": it is empty")
+    return fail(out, what, f"start a sweep in it: wafersparse sweep SWEEP.yaml --out {out}")
 
 
 def seconds_left(runs: Sequence[Live]) -> float | None:

@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.sweep.supervise import DONE, TAKEN
 
 Told = Callable[[str], None]
+Running = set["subprocess.Popen[bytes]"]
 
 
 @dataclass(frozen=True)
@@ -19,15 +21,33 @@ class Todo:
     run: Path  # absolute
     name: str
     attempt: int
+    turns: Path | None = None  # absolute; of the runs that name one folder, one goes on at a time
 
 
 def supervisor(todo: Todo) -> list[str]:
-    return [sys.executable, "-m", "experiments.sweep.supervise", str(todo.run), str(todo.attempt)]
+    words = [str(word) for word in (todo.run, todo.attempt, todo.turns) if word is not None]
+    # -P: a folder `experiments` where the sweep is called is not this one
+    return [sys.executable, "-P", "-m", "experiments.sweep.supervise", *words]
 
 
-def run_one(todo: Todo) -> int:
-    """For executors of every kind: a process, so that whoever starts it may die."""
-    return subprocess.run(supervisor(todo), check=False).returncode
+def run_one(todo: Todo, running: Running | None = None) -> int:
+    """For executors of every kind: a process, so that whoever starts it may die.
+
+    While it runs it is in ``running``, for whoever passes Ctrl-C on: it is then out of reach of the
+    terminal, which may be closed.
+    """
+    process = subprocess.Popen(supervisor(todo), start_new_session=running is not None)
+    if running is not None:
+        running.add(process)
+    try:
+        return process.wait()
+    except BaseException:  # submitit raises here before the time limit of a job: the run saves and ends
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        if running is not None:
+            running.discard(process)
 
 
 def said(todo: Todo, code: int) -> str:
@@ -38,12 +58,13 @@ def said(todo: Todo, code: int) -> str:
 def run_local(todos: Sequence[Todo], jobs: int, told: Told) -> None:
     """Until all have ended. After Ctrl-C, those that run save and end, and no other starts."""
     stopped = False
+    running: Running = set()
 
     def one(todo: Todo) -> int | None:
         if stopped:
             return None
         told(f"{todo.name}: started (attempt {todo.attempt})")
-        return run_one(todo)
+        return run_one(todo, running)
 
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(one, todo): todo for todo in todos}
@@ -54,4 +75,20 @@ def run_local(todos: Sequence[Todo], jobs: int, told: Told) -> None:
         except KeyboardInterrupt:
             stopped = True
             told("interrupted: runs that go on save a checkpoint and end; --resume continues them")
+            while not _interrupt(running, futures):
+                pass  # Ctrl-C once more, which reaches them once more: they end at once
             raise
+
+
+def _interrupt(running: Running, futures: Iterable[Future[Any]]) -> bool:
+    """Pass Ctrl-C on to all, those that are just being started too; False where it came again. By SIGTERM,
+    of which a supervisor that is not ready yet ends without a word."""
+    reached: Running = set()
+    try:
+        while wait(futures, timeout=0.1).not_done:
+            for process in running - reached:
+                process.terminate()
+                reached.add(process)
+    except KeyboardInterrupt:
+        return False
+    return True

@@ -1,20 +1,21 @@
 """The plan of a sweep: every run with its name, its state on the disk, and what it is estimated to cost."""
 
-import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
-from cerebras_utils.checks.case import Files
+from cerebras_utils.checks.case import Files, whole
 from cerebras_utils.run_receipt import now
 from experiments.sweep.claim import STATE, Clock
-from experiments.sweep.configs import Base, dense_params, read_base, settings_of
-from experiments.sweep.cost import Cost, cost_of
+from experiments.sweep.configs import Base, configured, params_of, read_base, shared_params
+from experiments.sweep.cost import Cost, Held, cost_of
 from experiments.sweep.expand import PlannedRun, expand
+from experiments.sweep.identity import conflicts, device_of, identity
 from experiments.sweep.masks import MaskPlans, plan_masks
 from experiments.sweep.seeding import is_same_run
 from experiments.sweep.spec import SweepSpec
@@ -28,11 +29,13 @@ from experiments.sweep.states import (
     replace_file,
     status_of,
 )
+from pruning.checkpoint.mdl_file import MdlSource
 from pruning.checkpoint.open import open_checkpoint
 from pruning.problems import Problem, ProblemError, fail
 
 PLAN = "plan.json"
-FIT = (sys.executable, "-m", "experiments", "fit")  # this Python, on a machine that sees the same files
+# This Python, on a machine that sees the same files; -P: not what is called `experiments` where it starts.
+FIT = (sys.executable, "-P", "-m", "experiments", "fit")
 
 
 @dataclass(frozen=True)
@@ -50,21 +53,17 @@ class SweepPlan:
     out: Path
     masks: MaskPlans
     fingerprint: str  # of the checkpoint
+    shared: Mapping[str, Any]  # the trainer as all runs have it
     rows: tuple[Row, ...]
 
     @property
     def device(self) -> str:
-        """What the command line of each run says, else its config."""
-        if self.spec.device is not None:
-            return self.spec.device
-        init = self.base.params["init"]
-        written = init.get("device") or (init.get("backend") or {}).get("backend_type") or "CSX"
-        return str(written).upper()
+        return device_of(self.spec.backend, self.spec.device, self.shared)
 
     @property
     def one_at_a_time(self) -> bool:
         """A CS-3 takes one run."""
-        return self.device == "CSX" and self.spec.backend != "torch"
+        return self.device == "CSX"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -79,6 +78,7 @@ class SweepPlan:
                     "name": row.run.name,
                     "run": row.run.folder,
                     "state": row.status.state,
+                    "chosen": row.chosen,
                     **row.run.point.to_json(),
                     "steps": row.cost.steps,
                     **row.cost.to_json(),
@@ -90,23 +90,63 @@ class SweepPlan:
 
 def make_plan(spec: SweepSpec, out: Path, only: str | None = None) -> SweepPlan:
     """From headers alone. Raises with everything that is wrong with the sweep as a whole."""
+    is_there = _is_directory(out)
     base = read_base(spec.base)
-    runs = expand(spec, base.params)
+    shared = shared_params(base, spec)
+    runs = expand(spec, shared)
     if only is not None and not any(_chosen(run, only) for run in runs):
         fix = "quote the glob; `--dry-run` lists the names"
         raise fail(f"--only {only}", f"matches none of the {len(runs)} runs", fix)
     with open_checkpoint(spec.checkpoint) as source:
         masks = plan_masks(source, runs)
         fingerprint = source.fingerprint()
+        scalars = source.scalars() if isinstance(source, MdlSource) and spec.states == "all" else {}
+    if wrong := _wrong_configs(spec, base, runs, masks, out):
+        raise ProblemError(wrong)
     if idle := _idle_seeds(spec, base, runs):
         raise ProblemError(idle)
-    cost = _costs(spec, base, masks)
-    clock = Clock(out) if out.is_dir() else None
+    cost = _costs(spec, base, masks, done=whole(scalars.get("global_step")) or 0)
+    clock = Clock(out) if is_there else None
     rows = [Row(run, cost(run), _status(out, run, clock), only is None or _chosen(run, only)) for run in runs]
-    plan = SweepPlan(spec, base, out, masks, fingerprint, tuple(rows))
-    if problems := _conflicts(plan):
+    plan = SweepPlan(spec, base, out, masks, fingerprint, shared, tuple(rows))
+    if problems := conflicts(plan):
         raise ProblemError(problems)
     return plan
+
+
+def _is_directory(out: Path) -> bool:
+    """False: it is still to be made."""
+    try:
+        mode = out.stat().st_mode
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise fail(f"--out {out}", f"cannot be used: {error.strerror}", "choose another") from error
+    if not S_ISDIR(mode):
+        raise fail(f"--out {out}", "is no directory", "choose another")
+    return True
+
+
+def _wrong_configs(
+    spec: SweepSpec, base: Base, runs: Sequence[PlannedRun], masks: MaskPlans, out: Path
+) -> list[Problem]:
+    """What the masks' bits have no part in is found before hours are spent on them."""
+    asked: set[str] = set()
+    found: dict[Problem, Problem] = {}
+    for run in runs:
+        point = run.point
+        kind = repr((point.masks is None, point.mode, point.lora, point.settings))
+        if kind in asked:
+            continue
+        asked.add(kind)
+        try:
+            configured(run, base, spec, None if point.masks is None else masks.summary(point.masks, out))
+        except ProblemError as error:
+            for problem in error.problems:
+                of_spec = problem.where.startswith(spec.path)
+                where = problem.where if of_spec else f"{run.folder}: {problem.where}"
+                found.setdefault(problem, Problem(where, problem.what, problem.fix))
+    return list(found.values())
 
 
 def _idle_seeds(spec: SweepSpec, base: Base, runs: Sequence[PlannedRun]) -> list[Problem]:
@@ -117,7 +157,7 @@ def _idle_seeds(spec: SweepSpec, base: Base, runs: Sequence[PlannedRun]) -> list
         other = first.setdefault(run.name, run)
         if other is run or run.name in found or run.point.lora is not None:
             continue
-        if is_same_run(*(dense_params(base, settings_of(one, base, spec)) for one in (other, run))):
+        if is_same_run(*(params_of(one.point, base, spec) for one in (other, run))):
             found.add(run.name)
     if not found:
         return []
@@ -140,7 +180,7 @@ def write_plan(plan: SweepPlan) -> None:
     """The latest form of the sweep: states are in the runs, not here."""
     plain = plan.to_json()
     for run in plain["runs"]:
-        del run["state"]
+        del run["state"], run["chosen"]
     replace_file(plan.out / PLAN, {"format": "wafersparse-sweep", "version": 1, "written": now(), **plain})
 
 
@@ -158,7 +198,7 @@ def planned(plan: SweepPlan, row: Row) -> dict[str, Any]:
         "version": VERSION,
         "sweep": spec.name,
         "name": run.name,
-        **_identity(plan, run),
+        **identity(plan, run),
         "command": words,
         "start": start,
         "directory": os.getcwd(),
@@ -174,40 +214,6 @@ def with_states(plan: SweepPlan) -> SweepPlan:
     return replace(plan, rows=tuple(rows))
 
 
-def _identity(plan: SweepPlan, run: PlannedRun) -> dict[str, Any]:
-    """What makes a run this run: the same name with another of these is another run."""
-    return {
-        "point": run.point.to_json(),
-        "base": {
-            "path": str(plan.base.path),
-            "sha256": hashlib.sha256(plan.base.text.encode()).hexdigest(),
-        },
-        "checkpoint": {"fingerprint": plan.fingerprint, "states": plan.spec.states},
-        "data": dict(plan.spec.data),
-        "set": dict(plan.spec.settings),
-    }
-
-
-def _conflicts(plan: SweepPlan) -> list[Problem]:
-    problems = []
-    for row in plan.rows:
-        held = row.status.plan
-        if not held:
-            continue
-        wanted = _identity(plan, row.run)
-        changed = [key for key in wanted if _compared(held.get(key)) != _compared(wanted[key])]
-        if changed:
-            what = f"was planned from another {' and '.join(changed)}"
-            fix = "choose another --out, or remove this run to have it again"
-            problems.append(Problem(str(plan.out / row.run.folder), what, fix))
-    return problems
-
-
-def _compared(value: Any) -> Any:
-    """A file that was moved is the same file."""
-    return {k: v for k, v in value.items() if k != "path"} if isinstance(value, dict) else value
-
-
 def _status(out: Path, run: PlannedRun, clock: Clock | None) -> RunStatus:
     path = out / run.folder
     if clock is None or not (path / STATE / PLANNED_FILE).exists():
@@ -219,16 +225,17 @@ def _chosen(run: PlannedRun, only: str) -> bool:
     return fnmatchcase(run.name, only) or fnmatchcase(run.folder, only)
 
 
-def _costs(spec: SweepSpec, base: Base, masks: MaskPlans) -> Callable[[PlannedRun], Cost]:
+def _costs(spec: SweepSpec, base: Base, masks: MaskPlans, done: int) -> Callable[[PlannedRun], Cost]:
     """Seeds cost the same: each configuration is reckoned once."""
     known: dict[str, Cost] = {}
     files = Files()
 
     def cost(run: PlannedRun) -> Cost:
         if run.name not in known:
-            weights = {} if run.point.masks is None else masks.weights(run.point.masks)
-            params = dense_params(base, settings_of(run, base, spec))
-            known[run.name] = cost_of(run.point, params, weights, str(spec.checkpoint), files)
+            asked = run.point.masks
+            held = Held({}, 0.0) if asked is None else Held(masks.weights(asked), masks.sparsity(asked))
+            params = params_of(run.point, base, spec)
+            known[run.name] = cost_of(run.point, params, held, str(spec.checkpoint), files, done)
         return known[run.name]
 
     return cost

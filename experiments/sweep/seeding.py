@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cerebras_utils.checks.case import section
 from cerebras_utils.rewriting.request import Setting
 
 ORDER = "fit.train_dataloader.shuffle_seed"
@@ -14,6 +15,7 @@ def seed_settings(params: Mapping[str, Any], seed: int) -> tuple[Setting, ...]:
     """``init.seed`` alone changes nothing in a run that starts from a checkpoint, without dropout and LoRA.
 
     The order of the samples has a seed of its own. Left as the base has it, all seeds would be one run.
+    ``params`` is the trainer with the other settings of the run.
     """
     loader = _loader(params)
     order = loader.get("shuffle") is True and ("shuffle_seed" in loader or _is_known(loader))
@@ -28,8 +30,7 @@ def is_same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _loader(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    loader = (params.get("fit") or {}).get("train_dataloader")
-    return loader if isinstance(loader, Mapping) else {}
+    return section(section(params, "fit"), "train_dataloader")
 
 
 def _is_known(loader: Mapping[str, Any]) -> bool:
@@ -38,11 +39,16 @@ def _is_known(loader: Mapping[str, Any]) -> bool:
 
 
 def _has_dropout(params: Mapping[str, Any]) -> bool:
-    model = (params.get("init") or {}).get("model") or {}
+    model = section(section(params, "init"), "model")
     rates = [model.get(name, 0.1) for name in _RATES]
     rates += [value for name, value in model.items() if "drop" in str(name)]
     return any(rates)
 
 
 def _without_seed(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {**params, "init": {name: value for name, value in params["init"].items() if name != "seed"}}
+    """What acts: a seed for shuffling does nothing where nothing is shuffled."""
+    init = {name: value for name, value in section(params, "init").items() if name != "seed"}
+    loader = dict(_loader(params))
+    if loader.get("shuffle") is not True:
+        loader.pop("shuffle_seed", None)
+    return {**params, "init": init, "fit": {**section(params, "fit"), "train_dataloader": loader}}

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.sweep.claim import STATE
 from experiments.sweep.local import Todo, run_one
-from experiments.sweep.states import replace_file
+from experiments.sweep.states import note_submitted
 from pruning.problems import fail
 
 
@@ -26,20 +26,20 @@ def submit(
     given = dict(parameters)
     cluster = given.pop("cluster", "slurm")
     if at_a_time is not None and cluster == "slurm":
-        given.setdefault("slurm_array_parallelism", at_a_time)
+        given["slurm_array_parallelism"] = at_a_time
     try:
         executor = submitit.AutoExecutor(folder=out / STATE / "slurm" / "%j", cluster=cluster)
         executor.update_parameters(**given)
         jobs = executor.map_array(run_one, list(todos))
-    except (RuntimeError, NameError, ValueError, TypeError) as error:
-        what = f"submitit refuses: {str(error).splitlines()[0]}"
-        fix = "call it where sbatch is, and mend `slurm:` in the sweep"
-        raise fail("--executor slurm", what, fix) from error
     except submitit.core.utils.FailedJobError as error:
         what = f"sbatch failed: {' '.join(str(error).split())[:300]}"
         raise fail("--executor slurm", what, "mend `slurm:` in the sweep") from error
+    except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
+        what = f"submitit refuses: {str(error).partition(chr(10))[0] or repr(error)}"
+        fix = "call it where sbatch is, and mend `slurm:` in the sweep"
+        raise fail("--executor slurm", what, fix) from error
     for todo, job in zip(todos, jobs, strict=True):
-        replace_file(todo.run / STATE / "submitted.json", {"job": f"job {job.job_id}"})
+        note_submitted(todo.run, todo.attempt, f"job {job.job_id}")
         told(f"{todo.name}: submitted as job {job.job_id}")
     if cluster == "debug":  # runs here, when it is asked for the result
         for job in jobs:

@@ -7,7 +7,8 @@ from typing import Any
 
 from cerebras_utils.cszoo_yaml import numbers_that_are_text
 from experiments.sweep.axes import Axes, parse_axes, parse_point, parse_settings
-from experiments.sweep.point import Point
+from experiments.sweep.exclude import Exclusion, parse_exclude
+from experiments.sweep.point import Point, plain_path
 from pruning.problems import Problem, ProblemError
 from pruning.registry import suggest
 from pruning.strict_yaml import Document, read_yaml
@@ -25,7 +26,7 @@ KEYS = {
     "points": "a list of combinations beside the grid",
     "exclude": "a list of partial combinations that are left out",
     "baseline": "dense: it is always in",
-    "slurm": "a map of submitit's parameters, such as partition and timeout_min",
+    "slurm": "a map of submitit's parameters, such as slurm_partition and timeout_min",
     "dask": "a map: scheduler, or cluster (local, slurm, pbs) with the parameters of dask-jobqueue",
 }
 _REQUIRED = ("name", "base", "checkpoint")
@@ -35,6 +36,7 @@ _CHOICES = {
     "device": ("CSX", "GPU", "CPU"),
     "baseline": ("dense",),
 }
+_LONGEST = 100  # of a name
 _TEXTS = ("name", "base", "checkpoint")
 
 
@@ -49,9 +51,10 @@ class SweepSpec:
     backend: str | None = None
     device: str | None = None
     settings: Mapping[str, Any]  # of every run, the baseline too; no part of a name
+    places: Mapping[str, str]  # of each setting, as errors name it: where it is written
     axes: Axes
     points: tuple[Point, ...] = ()
-    exclude: tuple[Mapping[str, Any], ...] = ()
+    exclude: tuple[Exclusion, ...] = ()
     slurm: Mapping[str, Any]
     dask: Mapping[str, Any]
 
@@ -65,7 +68,8 @@ def read_spec(path: Path) -> SweepSpec:
         fix = f"write lines such as `base: configs/gpt2_1m.yaml`; known: {', '.join(KEYS)}"
         raise ProblemError([Problem(str(path), what, fix)])
     problems = [*_top_problems(document), *numbers_that_are_text(document)]
-    seed = _base_seed(value.get("base"))
+    seed, of_base = _base_seed(value.get("base"))
+    problems += of_base
     try:
         axes = parse_axes(document, value.get("axes"), seed)
     except ProblemError as error:
@@ -82,7 +86,12 @@ def read_spec(path: Path) -> SweepSpec:
             points += parse_point(document, f"points[{index}]", point, axes.seeds)
         except ProblemError as error:
             problems += error.problems
-    exclude = _exclude(document, problems)
+    exclude: list[Exclusion] = []
+    try:
+        exclude = parse_exclude(document, _listed(document, "exclude", problems))
+    except ProblemError as error:
+        problems += error.problems
+    places = _places(document, problems)
     if problems:
         raise ProblemError(dict.fromkeys(problems))
     return SweepSpec(
@@ -95,6 +104,7 @@ def read_spec(path: Path) -> SweepSpec:
         backend=value.get("backend"),
         device=value.get("device"),
         settings=settings,
+        places=places,
         axes=axes,
         points=tuple(points),
         exclude=tuple(exclude),
@@ -116,12 +126,18 @@ def _top_problems(document: Document) -> Iterator[Problem]:
         if key in value and not (isinstance(value[key], str) and value[key]):
             yield Problem(document.at(key), f"{value[key]!r} is not {KEYS[key]}", "mend the value")
     name = value.get("name")
-    if isinstance(name, str) and (not name or set(name) - _NAME or name.startswith((".", "-"))):
+    if isinstance(name, str) and (set(name) - _NAME or name.startswith((".", "-"))):
         yield Problem(document.at("name"), f"{name!r} is not {KEYS['name']}", "choose another name")
+    elif isinstance(name, str) and len(name) > _LONGEST:
+        what = f"has {len(name)} characters, and is the name of a directory"
+        yield Problem(document.at("name"), what, f"choose one of {_LONGEST} or fewer")
     for key, choices in _CHOICES.items():
         if key in value and value[key] not in choices:
             hint = suggest(str(value[key]), list(choices)).strip() or f"use {' or '.join(choices)}"
             yield Problem(document.at(key), f"{value[key]!r} is not {KEYS[key]}", hint)
+    if value.get("backend") == "torch" and value.get("device") == "CSX":
+        what = "is a CS-3, which `backend: torch` cannot use"
+        yield Problem(document.at("device"), what, "use CPU or GPU, or `backend: cszoo`")
     for key in ("data", "slurm", "dask"):
         if value.get(key) is not None and not isinstance(value[key], dict):
             yield Problem(document.at(key), f"{value[key]!r} is not {KEYS[key]}", "write keys below it")
@@ -154,26 +170,34 @@ def _listed(document: Document, key: str, problems: list[Problem]) -> Sequence[A
     return []
 
 
-def _exclude(document: Document, problems: list[Problem]) -> list[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = []
-    known = ["masks", "lora", "mode", "set", "seed"]
-    for index, entry in enumerate(_listed(document, "exclude", problems)):
-        where = document.at(f"exclude[{index}]")
-        if not isinstance(entry, dict) or not entry:
-            problems.append(Problem(where, f"{entry!r} is no part of a combination", "write `masks: {...}`"))
-            continue
-        if unknown := [str(key) for key in entry if key not in known]:
-            hint = suggest(unknown[0], known).strip() or f"known: {', '.join(known)}"
-            problems.append(Problem(where, f"{unknown[0]!r} is no axis", hint))
-            continue
-        found.append(entry)
+def _places(document: Document, problems: list[Problem]) -> dict[str, str]:
+    """A setting is written in one way in all of a sweep: else equal runs would have several names."""
+    value = document.value
+    axes, points = value.get("axes"), value.get("points")
+    maps = {"set": value.get("set"), "axes.set": axes.get("set") if isinstance(axes, dict) else None}
+    for index, point in enumerate(points if isinstance(points, list) else []):
+        maps[f"points[{index}].set"] = point.get("set") if isinstance(point, dict) else None
+    found: dict[str, str] = {}
+    spelled: dict[str, str] = {}
+    for key, settings in maps.items():
+        for name in settings if isinstance(settings, dict) else ():
+            path = str(name).removeprefix("trainer.")
+            found.setdefault(path, document.at(f"{key}.{name}"))
+            first = spelled.setdefault(plain_path(path), path)
+            if first != path and first not in settings:
+                what = f"is {first} of {found[first]}, in another spelling"
+                problems.append(Problem(document.at(f"{key}.{name}"), what, "spell it in one way"))
     return found
 
 
-def _base_seed(base: Any) -> int | None:
-    """Of the base config; whatever is wrong with that file is said by its own reader."""
+def _base_seed(base: Any) -> tuple[int | None, Sequence[Problem]]:
+    """Of the base config. Where it cannot be read, that is what is wrong, and not that it has no seed."""
+    if not isinstance(base, str) or not base:
+        return 0, ()
     try:
         seed = read_yaml(Path(base)).value["trainer"]["init"]["seed"]
-    except (ProblemError, TypeError, KeyError, IndexError):
-        return None
-    return seed if type(seed) is int else None
+    except ProblemError as error:
+        return 0, error.problems
+    except (TypeError, KeyError, IndexError):
+        return None, ()
+    return (seed if type(seed) is int else None), ()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -37,7 +38,7 @@ class RunStatus:
     attempt: int = 0
     host: str = ""
     tail: str = ""  # of the log, of a failed run
-    submitted: str = ""  # the job it waits in
+    submitted: str = ""  # the job that its next attempt waits in
     plan: Mapping[str, Any] = field(default_factory=dict)
     end: Mapping[str, Any] = field(default_factory=dict)
 
@@ -48,8 +49,8 @@ def status_of(run: Path, name: str, clock: Clock) -> RunStatus:
     try:
         plan = read_plan(run)
         attempt = attempts(folder)
+        submitted = _submitted(folder, attempt + 1)
         if attempt == 0:
-            submitted = _submitted(folder)
             state = RunState.PLANNED
             return RunStatus(path=run, name=name, state=state, plan=plan, submitted=submitted)
         last = held(folder, attempt)
@@ -63,6 +64,7 @@ def status_of(run: Path, name: str, clock: Clock) -> RunStatus:
                 attempt=attempt,
                 host=_host(last),
                 tail=str(end.get("tail", "")),
+                submitted=submitted,
                 plan=plan,
                 end=end,
             )
@@ -74,6 +76,7 @@ def status_of(run: Path, name: str, clock: Clock) -> RunStatus:
             reason="" if alive else f"no heartbeat of its process any more (attempt {attempt})",
             attempt=attempt,
             host=_host(last),
+            submitted=submitted,
             plan=plan,
         )
     except (ProblemError, OSError, ValueError, KeyError, TypeError) as error:
@@ -141,8 +144,17 @@ def _host(last: Claim) -> str:
         return ""
 
 
-def _submitted(folder: Path) -> str:
+def note_submitted(run: Path, attempt: int, job: str) -> None:
+    replace_file(run / STATE / "submitted.json", {"job": job, "attempt": attempt})
+
+
+def _submitted(folder: Path, attempt: int) -> str:
     try:
-        return str(_read_json(folder / "submitted.json").get("job", ""))
+        found = _read_json(folder / "submitted.json")
     except (OSError, ValueError):
         return ""
+    return str(found.get("job", "")) if found.get("attempt", 1) == attempt else ""
+
+
+def resume_command(spec: str, out: Path) -> str:
+    return f"wafersparse sweep {shlex.quote(spec)} --out {shlex.quote(str(out))} --resume"

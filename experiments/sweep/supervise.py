@@ -1,7 +1,8 @@
-"""One run, from claim to end: ``python -m experiments.sweep.supervise RUN ATTEMPT``.
+"""One run, from claim to end: ``python -m experiments.sweep.supervise RUN ATTEMPT [TURNS]``.
 
 Every executor starts this, one process for each run: it claims the run, starts its command, keeps the
 heartbeat, and writes how it ended. It needs nothing of the sweep that started it, which may be killed.
+TURNS is a folder: of the runs that name it, one goes on at a time.
 Exit codes: 0 done, 1 failed, 3 another process has the run.
 """
 
@@ -11,41 +12,66 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cerebras_utils.checkpoints_index import CheckpointsIndex
 from cerebras_utils.run_receipt import State, now, runs_in
-from experiments.sweep.claim import BEAT, STATE, Claim, Clock, claim, holder
+from experiments.sweep.claim import BEAT, STATE, Claim, Clock, claim, holder, next_turn
 from experiments.sweep.live import curves_of, seconds_between
-from experiments.sweep.states import TODO, RunState, read_plan, status_of, write_once
+from experiments.sweep.states import CONFIG, TODO, RunState, read_plan, status_of, write_once
 from pruning.problems import ProblemError
 
 DONE, FAILED, TAKEN = 0, 1, 3
 _TAIL = 30  # lines of the log that a failed run keeps with its reason
+# A closed terminal, and what Slurm sends before the time limit of a job, among them.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _SAID = re.compile(r"^(?:error: |\d+ errors:|interrupted\b|\w*(?:Error|Exception|Interrupt)\b)", re.MULTILINE)
 
 
-def supervise(run: Path, attempt: int, *, beat: float = BEAT) -> int:
+def supervise(run: Path, attempt: int, turns: Path | None = None, *, beat: float = BEAT) -> int:
     """Claim this very attempt and see it through.
 
     A run that someone else has, or had since the sweep looked, is left alone: it is not run twice.
     """
-    folder = run / STATE
     plan = read_plan(run)
-    status = status_of(run, run.name, Clock(folder))
-    if status.state not in TODO or status.attempt + 1 != attempt:
-        return TAKEN
-    mine = claim(folder, attempt)
+    with _Signals() as signals:
+        while not signals.came:
+            status = status_of(run, run.name, Clock(run / STATE))
+            if status.state not in TODO or status.attempt + 1 != attempt:
+                return TAKEN
+            if turns is None:
+                return _see_through(run, plan, attempt, None, signals, beat)
+            if (turn := next_turn(turns)) is not None:
+                try:
+                    return _see_through(run, plan, attempt, turn, signals, beat)
+                finally:
+                    with suppress(OSError):  # as where the sweep was removed
+                        turn.end.touch()
+            time.sleep(beat)
+    return FAILED  # told to end while it waited: the run stays planned
+
+
+def _see_through(
+    run: Path,
+    plan: Mapping[str, Any],
+    attempt: int,
+    turn: Claim | None,
+    signals: "_Signals",
+    beat: float,
+) -> int:
+    mine = claim(run / STATE, attempt)
     if mine is None:
         return TAKEN
     if _finished_before(run):
         _write_end(mine, RunState.DONE, "", 0)
         return DONE
-    words = command_of(run, plan)
+    words, notes = command_of(run, plan)
     with mine.log.open("ab") as log:
-        log.write(f"$ {' '.join(words)}\n".encode())
+        log.writelines(f"{line}\n".encode() for line in (*notes, f"$ {' '.join(words)}"))
         log.flush()
         try:
             child = subprocess.Popen(
@@ -60,7 +86,8 @@ def supervise(run: Path, attempt: int, *, beat: float = BEAT) -> int:
         except OSError as error:
             _write_end(mine, RunState.FAILED, f"cannot be started: {error}", None)
             return FAILED
-        code = _wait(child, mine, beat)
+        signals.pass_on_to(child)
+        code = _wait(child, [mine] if turn is None else [mine, turn], beat)
     if code is None:
         return TAKEN
     if code == 0:
@@ -71,32 +98,43 @@ def supervise(run: Path, attempt: int, *, beat: float = BEAT) -> int:
     return FAILED
 
 
-def command_of(run: Path, plan: Mapping[str, Any]) -> list[str]:
-    """What to start: from the last checkpoint that can be read, or as the plan begins."""
-    found = last_good_checkpoint(run, plan.get("steps"))
+def command_of(run: Path, plan: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What to start, from the last checkpoint that can be read, or as the plan begins; and lines for the
+    log that say which, and why."""
+    found, notes = last_good_checkpoint(run, plan.get("steps"))
     start = plan["start"] if found is None else ["--checkpoint_path", str(found.absolute())]
-    return [*plan["command"], *start]
+    origin = "its beginning: there is no checkpoint to go on from" if found is None else found.name
+    return [*plan["command"], *start], [f"# {line}" for line in (*notes, f"starts from {origin}")]
 
 
-def last_good_checkpoint(run: Path, steps: int | None) -> Path | None:
-    """A checkpoint of the last step is passed over: the run was killed in the validation that follows."""
+def last_good_checkpoint(run: Path, steps: int | None) -> tuple[Path | None, list[str]]:
+    """With it, why others, or all, are passed over. One of the last step is, too: the run was killed in
+    the validation that follows."""
     from pruning.checkpoint.open import open_checkpoint
 
-    index = CheckpointsIndex(run)
     try:
+        index = CheckpointsIndex(run, _checkpoint_name(run))
         listed = index.checkpoints()
-    except ProblemError:
-        return None
+    except ProblemError as error:
+        return None, [f"{problem.where} {problem.what}" for problem in error.problems]
+    notes: list[str] = []
     for path in reversed(listed):
         step = index.step_of(path)
         if step is None or (steps is not None and step >= steps):
             continue
         try:
             with open_checkpoint(path):
-                return path
-        except ProblemError:
-            continue  # cut short: the one before it is whole
-    return None
+                return path, notes
+        except ProblemError as error:  # cut short: the one before it is whole
+            notes.append(f"{path.name} is passed over: it {error.problems[0].what}")
+    return None, notes
+
+
+def _checkpoint_name(run: Path) -> str:
+    from cerebras_utils.cszoo_yaml import load_config
+
+    (phase,) = load_config(run / CONFIG)
+    return (phase.init.get("checkpoint") or {}).get("checkpoint_name") or "checkpoint_{step}.mdl"
 
 
 def _finished_before(run: Path) -> bool:
@@ -108,32 +146,57 @@ def _finished_before(run: Path) -> bool:
     return bool(trained) and trained[-1].state is State.FINISHED
 
 
-def _wait(child: "subprocess.Popen[bytes]", mine: Claim, beat: float) -> int | None:
-    """Its exit code; None where the run was taken over, and the child is stopped."""
+class _Signals:
+    """While it is entered, what would end this process is passed on to the run instead, as Ctrl-C of a
+    terminal: to all of its processes, since autorestart trains in one of its own, and as SIGINT, since
+    cszoo ends in order by no other. What comes before there is a run reaches it when it is there."""
 
-    def pass_on(number: int, frame: Any) -> None:
-        child.send_signal(number)  # it saves a checkpoint, and ends
+    def __init__(self) -> None:
+        self.came = False
+        self._child: subprocess.Popen[bytes] | None = None
+        self._before: dict[int, Any] = {}
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        while True:
-            try:
-                return child.wait(beat)
-            except subprocess.TimeoutExpired:
-                try:
-                    mine.beat()
-                except FileNotFoundError:
-                    break
-                except OSError:
-                    pass  # the file system is away for a while; the next beat may get through
-                if mine.superseded:
-                    break
-        child.kill()
-        child.wait()
-        return None
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> "_Signals":
+        self._before = {number: signal.signal(number, self._received) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def pass_on_to(self, child: "subprocess.Popen[bytes]") -> None:
+        self._child = child
+        if self.came:
+            self._interrupt()
+
+    def _received(self, number: int, frame: Any) -> None:
+        self.came = True
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._child is not None and self._child.poll() is None:
+            os.killpg(self._child.pid, signal.SIGINT)
+
+
+def _wait(child: "subprocess.Popen[bytes]", claims: list[Claim], beat: float) -> int | None:
+    """Its exit code; None where the run, or its turn, was taken over, and the child is stopped."""
+    while True:
+        try:
+            return child.wait(beat)
+        except subprocess.TimeoutExpired:
+            try:
+                for held in claims:
+                    held.beat()
+            except FileNotFoundError:
+                break
+            except OSError:
+                pass  # the file system is away for a while; the next beat may get through
+            if any(held.superseded for held in claims):
+                break
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # what it started, too
+    child.wait()
+    return None
 
 
 def _write_end(mine: Claim, state: RunState, reason: str, code: int | None, tail: str = "") -> None:
@@ -156,7 +219,8 @@ def _write_end(mine: Claim, state: RunState, reason: str, code: int | None, tail
 def _reason(log: str, code: int) -> str:
     """What it said last, in a few lines; else how it ended."""
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        names = {int(number): number.name for number in signal.Signals}  # those of real time have none
+        return f"was ended by {names.get(-code, f'signal {-code}')}"
     found = list(_SAID.finditer(log))
     if not found:
         return f"ended with exit code {code}, and its log names no error"
@@ -181,7 +245,8 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 def main() -> None:
     try:
-        sys.exit(supervise(Path(sys.argv[1]), int(sys.argv[2])))
+        run, attempt, *turns = sys.argv[1:]
+        sys.exit(supervise(Path(run), int(attempt), *map(Path, turns)))
     except ProblemError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(FAILED)

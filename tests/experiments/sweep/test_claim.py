@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.sweep import claim as claims
-from experiments.sweep.claim import LOST, Clock, attempts, claim, held, is_alive
+from experiments.sweep.claim import LOST, Clock, attempts, claim, held, is_alive, next_turn
 
 _RACE = """
 import sys, time
@@ -71,6 +71,32 @@ def test_a_dead_process_of_this_machine_is_lost_at_once(tmp_path: Path) -> None:
     about["process"]["started"] = 1  # another process had this number
     mine.path.write_text(json.dumps(about))
     assert not is_alive(mine, Clock(tmp_path))
+
+
+def test_another_machine_of_the_same_name_is_believed_by_its_heartbeat(tmp_path: Path) -> None:
+    mine = claim(tmp_path, 1)
+    assert mine is not None
+    about = json.loads(mine.path.read_text())
+    about["process"] |= {"boot": "of another machine", "started": 1}
+    mine.path.write_text(json.dumps(about))
+    assert is_alive(mine, Clock(tmp_path))
+    old = mine.path.stat().st_mtime - LOST - 5
+    os.utime(mine.path, (old, old))
+    assert not is_alive(mine, Clock(tmp_path))
+
+
+def test_turns_one_after_the_other(tmp_path: Path) -> None:
+    first = next_turn(tmp_path / "turns")
+    assert first is not None
+    assert next_turn(tmp_path / "turns") is None
+    first.end.touch()
+    second = next_turn(tmp_path / "turns")
+    assert second is not None
+    about = json.loads(second.path.read_text())
+    about["process"]["started"] = 1  # it died, and made no end
+    second.path.write_text(json.dumps(about))
+    assert next_turn(tmp_path / "turns") is not None
+    assert second.superseded
 
 
 def test_a_holder_that_was_taken_for_dead_knows(tmp_path: Path) -> None:

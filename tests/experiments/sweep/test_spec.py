@@ -1,5 +1,6 @@
 """What is written in a sweep: every key known, all mistakes at once, with lines and what was meant."""
 
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from experiments.sweep.spec import read_spec
 from pruning.problems import ProblemError
 from tests.experiments.sweep.sweeps import write_sweep
 
+HALF: dict[str, Any] = {"masks": {"sparsity": 0.5}}
 pytestmark = pytest.mark.usefixtures("place")
 
 
@@ -54,6 +56,25 @@ def test_all_mistakes_are_told_at_once_with_their_lines() -> None:
         ({"baseline": "none"}, "it is always in"),
         ({"points": [{"lora": None}]}, "no combination with masks"),
         ({"points": [{"masks": {"sparsity": [0.5, 0.6]}}]}, "stands for 2 masks"),
+        ({"points": [{**HALF, "seed": "x"}]}, "points[0].seed | 'x' is no list of whole numbers"),
+        ({"axes": {**HALF, "seed": []}}, "axes.seed | is an empty list"),
+        ({"axes": {**HALF, "lora": []}}, "axes.lora | is an empty list"),
+        ({"axes": {**HALF, "mode": []}}, "axes.mode | is an empty list"),
+        ({"exclude": [{"set": 5}]}, "exclude[0].set | 5 is no map"),
+        ({"exclude": [{"set": ["a"]}]}, "exclude[0].set | ['a'] is no map"),
+        ({"exclude": [{"masks": None}]}, "exclude[0].masks | None is no map"),
+        ({"exclude": [{"masks": {"sparsty": 0.5}}]}, "Did you mean 'sparsity'?"),
+        ({"exclude": [{"masks": {"pattern": "2:4", "sparsity": 0.7}}]}, "cannot have sparsity 0.7"),
+        ({"exclude": [{"mode": "sparse_to_dens"}]}, "Did you mean 'sparse_to_dense'?"),
+        ({"exclude": [{"lora": 8}]}, "exclude[0].lora | 8 is no part of lora_params"),
+        ({"exclude": [{"seed": "1"}]}, "exclude[0].seed | '1' is no list"),
+        ({"set": {"init": 5}}, "is decided by the sweep | set keys below it"),
+        ({"set": {"init.callbacks[0].x": 5}}, "is decided by the sweep"),
+        ({"set": {"trainer.init.a": 1, "init.a": 2}}, "written above, in another spelling"),
+        ({"set": {"init.a[0]": 1}, "axes": {**HALF, "set": {"init.a.0": 2}}}, "spell it in one way"),
+        ({"set": {"init.a": date(2020, 1, 1)}}, "is no value of a config"),
+        ({"name": "a" * 300}, "has 300 characters"),
+        ({"backend": "torch", "device": "CSX"}, ": device | is a CS-3, which"),
     ],
 )
 def test_one_mistake(changes: dict[str, Any], said: str) -> None:
@@ -84,3 +105,8 @@ def test_globs_in_a_list_are_one_value() -> None:
     (spec,) = read_spec(write_sweep(axes={"masks": masks})).axes.masks
     assert spec.include == ("*proj*", "*ffn*")
     assert spec.layers == (("*proj_q*", Decimal("0.2")),)
+
+
+def test_a_base_that_is_not_there_is_not_one_without_a_seed() -> None:
+    (said,) = refused(base="nope.yaml", axes={"masks": {"sparsity": 0.5}})
+    assert said.startswith("nope.yaml | cannot be read")

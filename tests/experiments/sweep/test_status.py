@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from experiments.cli import main
-from experiments.sweep.claim import LOST, STATE, claim
+from experiments.sweep.claim import LOST, STATE, claim, held
 from experiments.sweep.live import live, seconds_left
-from experiments.sweep.states import PLANNED_FILE, write_once
+from experiments.sweep.states import PLANNED_FILE, note_submitted, write_once
 from tests.experiments.runs_on_disk import params, write_run
 from tests.experiments.sweep.sweeps import planned_run
 
@@ -107,3 +107,62 @@ def test_a_thousand_runs(tmp_path: Path) -> None:
     took = time.process_time() - begun
     assert result.stdout.endswith("500 planned, 500 done\n")
     assert took < 2
+
+
+def test_a_hint_that_can_be_copied(tmp_path: Path) -> None:
+    ended(planned_run(tmp_path / "out"), "failed", reason="no room")
+    (tmp_path / "out/plan.json").write_text(json.dumps({"spec": "my sweep.yaml"}))
+    assert (
+        f"wafersparse sweep 'my sweep.yaml' --out {tmp_path / 'out'} --resume"
+        in status(tmp_path / "out").stdout
+    )
+
+
+def test_a_folder_above_or_below_a_sweep_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planned_run(tmp_path / "runs/demo")
+    monkeypatch.chdir(tmp_path)
+    assert "name one of them: runs/demo" in status("runs").stderr
+    for folder in ("runs/demo/dense-00000000/seed1", "runs/demo/dense-00000000"):
+        assert "name the sweep: runs/demo\n" in status(folder).stderr
+    monkeypatch.chdir(run)
+    assert "name the sweep: ../..\n" in status(".").stderr
+
+
+def test_watching_ends_with_the_last_run_and_not_between_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(planned_run(tmp_path), "done")
+    run = planned_run(tmp_path, "dense-11111111/seed1")
+    looks = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:  # the next run has started
+            assert claim(run / STATE, 1)
+        if looks == 5:
+            write_once(held(run / STATE, 1).end, {"state": "done"})
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert "2 done" in status(tmp_path, "--watch").stdout
+    assert looks == 5
+
+
+def test_watching_what_waits_in_a_job_goes_on_and_what_nobody_starts_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned_run(tmp_path)
+    note_submitted(run, 1, "job 7")
+    looks = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 100:
+            (run / STATE / "submitted.json").unlink()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    text = status(tmp_path, "--watch").stdout
+    assert 100 < looks < 120
+    assert "job 7" in text
+    assert "--resume --executor slurm" in text

@@ -29,7 +29,7 @@ OUT = Path("runs/tiny")
 def _no_training(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """A run claims, notes its name in `ran`, and ends: failed while there is a file `broken`."""
 
-    def run_one(todo: local.Todo) -> int:
+    def run_one(todo: local.Todo, *_: Any) -> int:
         mine = claim(todo.run / STATE, todo.attempt)
         assert mine is not None
         if Path("broken").exists():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sweep.configs import dense_params, read_base, settings_of
+from experiments.sweep.configs import params_of, read_base, shared_params
 from experiments.sweep.expand import expand
 from experiments.sweep.spec import read_spec
 
@@ -23,10 +23,10 @@ def test_it_expands_to_what_it_says(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert said is not None
     spec = read_spec(path)
     base = read_base(spec.base)
-    runs = expand(spec, base.params)
+    runs = expand(spec, shared_params(base, spec))
     assert len(runs) == int(said[1])
     assert len({run.folder for run in runs}) == len(runs)
-    init = dense_params(base, settings_of(runs[0], base, spec))["init"]
+    init = params_of(runs[0].point, base, spec)["init"]
     assert init["loop"]["max_steps"] == init["loop"]["eval_frequency"] == int(said[2])
     (sequence,) = (entry["SequentialLR"]["schedulers"] for entry in init["schedulers"])
     assert sum(given["total_iters"] for part in sequence for given in part.values()) == int(said[2])
