@@ -41,12 +41,13 @@ class CheckpointsIndex:
         found = self.checkpoints()
         return found[-1] if found else None
 
-    def unlisted(self) -> list[Path]:
-        """Files of that name in the model directory that are not in the list: nothing continues from them."""
-        if not self.model_dir.is_dir():
-            return []
+    def unlisted(self, root: Path | None = None) -> list[Path]:
+        """Files of that name, in the model directory or in ``root``, that are not in the list: nothing
+        continues from them."""
         listed = {path.resolve() for path in self.checkpoints()}
-        return self._sorted(path for path in self.model_dir.iterdir() if path.resolve() not in listed)
+        places = dict.fromkeys([self.model_dir, root or self.model_dir])
+        found = [path for place in places if place.is_dir() for path in place.iterdir()]
+        return self._sorted(path for path in found if path.resolve() not in listed)
 
     def step_of(self, path: Path) -> int | None:
         """The step in the name of a checkpoint, None for a file of another name."""

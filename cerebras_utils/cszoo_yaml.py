@@ -80,11 +80,16 @@ def config_problems(phases: Sequence[Phase], ours: Sequence[str] = OURS) -> list
 
 
 def located(problems: Sequence[Problem], phases: Sequence[Phase]) -> list[Problem]:
-    """The same problems with the lines of the file, in its order. The first of equal ones stays."""
+    """The same problems with the lines of the file, in its order. The first of equal ones stays.
+
+    A number that YAML reads as text is told as such, and not once more as a value of the wrong kind.
+    """
     found = dict.fromkeys(problems)
+    texts: dict[str, Problem] = {}
     for document in {id(phase.document): phase.document for phase in phases}.values():
         found = dict.fromkeys(document.locate(problem) for problem in found)
-    return sorted(found, key=_line)
+        texts |= {text.where: text for text in numbers_that_are_text(document) if text in found}
+    return sorted((p for p in found if texts.get(p.where, p) == p), key=_line)
 
 
 def lines_without_effect(phases: Sequence[Phase]) -> list[str]:
@@ -216,8 +221,10 @@ def _value_problems(phase: Phase) -> Iterator[Problem]:
     if not isinstance(init.get("model_dir", "."), str):
         what = f"{init['model_dir']!r} is not a directory"
         yield Problem(phase.where("init.model_dir"), what, "mend the value, or leave it out: ./model_dir")
-    if init.get("seed") is not None and type(init["seed"]) is not int:
-        yield Problem(phase.where("init.seed"), f"{init['seed']!r} is not a whole number", "mend the value")
+    seed = init.get("seed")
+    if seed is not None and (type(seed) is not int or not -(2**63) <= seed < 2**64):
+        what = f"{seed!r} is not a whole number that torch takes, from -2^63 to 2^64 - 1"
+        yield Problem(phase.where("init.seed"), what, "write a smaller one")
 
 
 def _stage_problems(phase: Phase, stage: str, written: Any) -> Iterator[Problem]:

@@ -78,7 +78,7 @@ class PlainMasks:
 
     def start(self, optimizer: Any) -> None:
         """Whatever they are now, they are sparse afterwards. What a mask would hide is an error."""
-        if problems := [*self._hidden()]:
+        if problems := [*self._hidden(), *self._hidden_in_state(optimizer)]:
             raise ProblemError(problems)
         self.mask_weights()
         if optimizer is not None:
@@ -109,11 +109,15 @@ class PlainMasks:
             model |= {f"{name}_mask": mask for name, mask in self.masks.items()}
 
     def _mask_state(self, optimizer: Any) -> None:
-        """Every tensor of a weight's own shape: momentum, moments."""
+        for name, _, value in self._states(optimizer):
+            self._multiply({name: value})
+
+    def _states(self, optimizer: Any) -> "Iterator[tuple[str, str, Tensor]]":
+        """Every tensor of a weight's own shape, by the weight's name and its own: momentum, moments."""
         for name, weight in self.weights.items():
-            for value in optimizer.state.get(weight, {}).values():
+            for state, value in optimizer.state.get(weight, {}).items():
                 if getattr(value, "shape", None) == weight.shape:
-                    self._multiply({name: value})
+                    yield name, state, value
 
     def _multiply(self, tensors: "Mapping[str, Tensor]") -> None:
         import torch
@@ -132,3 +136,19 @@ class PlainMasks:
             if hidden := count(~weight.detach().isfinite() & ~self.masks[name]):
                 what = f"{hidden} values under the mask are NaN or infinite"
                 yield Problem(name, what, "mend the weights it starts from")
+
+    def _hidden_in_state(self, optimizer: Any) -> Iterator[Problem]:
+        """What would make NaN of a zero: such values in a loaded state, and a step of 0 / 0."""
+        from cerebras_utils.fallback.shards import count
+
+        if optimizer is None:
+            return
+        for name, state, value in self._states(optimizer):
+            if hidden := count(~value.isfinite() & ~self.masks[name]):
+                what = f"{hidden} values under the mask are NaN or infinite in the optimizer's {state}"
+                fix = "use an earlier checkpoint, or load its weights alone: --load_checkpoint_states model"
+                yield Problem(name, what, fix)
+        if self.every_step and any(group.get("eps") == 0 for group in optimizer.param_groups):
+            what = "eps is 0 in the optimizer, so that the update of a dropped weight is 0 / 0, which is NaN"
+            fix = "set eps: 1.0e-8; a checkpoint's eps wins unless its optimizer is left out"
+            yield Problem(self.mask_path, what, fix)

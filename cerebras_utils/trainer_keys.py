@@ -3,11 +3,26 @@
 As in ModelZoo 2.10, except that nothing is cast: ModelZoo takes the text "100" for the number 100.
 """
 
-import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cerebras_utils.value_kinds import (
+    BOOL,
+    CHECKPOINT_NAME,
+    COUNT,
+    FREQUENCY,
+    FROM_ZERO,
+    LEVEL,
+    LOCAL,
+    MAP,
+    POSITIVE,
+    SCALE,
+    TEXT,
+    Kind,
+    one_of,
+    or_null,
+)
 from pruning.problems import Problem
 from pruning.registry import suggest
 
@@ -24,67 +39,6 @@ DATALOADERS = {  # the stages of a trainer: (key of the data, key of the checkpo
 
 
 @dataclass(frozen=True)
-class Kind:
-    says: str
-    holds: Callable[[Any], bool]
-
-
-def _whole(value: Any) -> bool:
-    return type(value) is int  # bool is an int, but no number that someone wrote
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and value == value and abs(value) != float("inf")
-
-
-def _or_null(kind: Kind) -> Kind:
-    return Kind(f"{kind.says}, or null", lambda value: value is None or kind.holds(value))
-
-
-def _one_of(*values: Any) -> Kind:
-    return Kind(
-        f"one of {', '.join(map(str, values))}", lambda v: any(type(v) is type(w) and v == w for w in values)
-    )
-
-
-_BOOL = Kind("true or false", lambda value: type(value) is bool)
-_TEXT = Kind("text", lambda value: isinstance(value, str) and bool(value))
-_MAP = Kind("a map", lambda value: isinstance(value, dict))
-_COUNT = Kind("a whole number above 0", lambda value: _whole(value) and value > 0)
-_FROM_ZERO = Kind("a whole number from 0", lambda value: _whole(value) and value >= 0)
-_POSITIVE = Kind("a number above 0", lambda value: _number(value) and value > 0)
-_FREQUENCY = Kind(
-    "a whole number of steps, or a fraction of the run such as 0.5",
-    lambda value: (_whole(value) and value >= 0) or (type(value) is float and 0 <= value <= 1),
-)
-_SCALE = Kind('a number above 0 or "dynamic"', lambda value: value == "dynamic" or _POSITIVE.holds(value))
-_LEVEL = Kind(
-    "a level such as INFO or DEBUG",
-    lambda value: (
-        isinstance(value, str)
-        and value.upper()
-        in ("CRITICAL", "FATAL", "ERROR", "WARNING", "WARN", "INFO", "DEBUG", "VERBOSE", "TRACE")
-    ),
-)
-
-
-def _step_name(value: Any) -> bool:
-    """A file name with ``{step}`` in it, and with no other field."""
-    try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(value) if field is not None}
-    except (TypeError, ValueError):
-        return False
-    return fields == {"step"} and "/" not in value
-
-
-_CHECKPOINT_NAME = Kind("a file name with {step} in it", _step_name)
-_LOCAL = Kind(
-    "a directory (S3 is written by ModelZoo alone)",
-    lambda value: _TEXT.holds(value) and not value.lower().startswith("s3://"),
-)
-
-
-@dataclass(frozen=True)
 class Key:
     kind: Kind
     default: Any = None
@@ -97,60 +51,60 @@ _BACKENDS_GPU = "torchrun says how processes find each other"
 
 SECTIONS: Mapping[str, Mapping[str, Key]] = {
     "loop": {
-        "num_steps": Key(_or_null(_COUNT)),
-        "max_steps": Key(_or_null(_COUNT)),
-        "num_epochs": Key(_or_null(_COUNT)),
-        "steps_per_epoch": Key(_or_null(_COUNT)),
-        "eval_frequency": Key(_or_null(_FREQUENCY), 1.0),
-        "eval_steps": Key(_or_null(_COUNT)),
-        "grad_accum_steps": Key(_COUNT, 1),
+        "num_steps": Key(or_null(COUNT)),
+        "max_steps": Key(or_null(COUNT)),
+        "num_epochs": Key(or_null(COUNT)),
+        "steps_per_epoch": Key(or_null(COUNT)),
+        "eval_frequency": Key(or_null(FREQUENCY), 1.0),
+        "eval_steps": Key(or_null(COUNT)),
+        "grad_accum_steps": Key(COUNT, 1),
     },
     "checkpoint": {
-        "steps": Key(_or_null(_FROM_ZERO)),
-        "autoload_last_checkpoint": Key(_BOOL, True),
-        "disable_strict_checkpoint_loading": Key(_BOOL, False),
-        "save_initial_checkpoint": Key(_BOOL, False),
-        "checkpoint_root": Key(_or_null(_LOCAL)),
-        "checkpoint_name": Key(_CHECKPOINT_NAME, "checkpoint_{step}.mdl"),
-        "strict_version": Key(_BOOL, True),
+        "steps": Key(or_null(FROM_ZERO)),
+        "autoload_last_checkpoint": Key(BOOL, True),
+        "disable_strict_checkpoint_loading": Key(BOOL, False),
+        "save_initial_checkpoint": Key(BOOL, False),
+        "checkpoint_root": Key(or_null(LOCAL)),
+        "checkpoint_name": Key(CHECKPOINT_NAME, "checkpoint_{step}.mdl"),
+        "strict_version": Key(BOOL, True),
     },
     "logging": {
-        "log_steps": Key(_FROM_ZERO, required=True),
-        "log_level": Key(_LEVEL, "INFO"),
-        "wsc_log_level": Key(_or_null(_MAP), no_effect=_CLUSTER),
-        "enable_act_frequency": Key(_BOOL, False, no_effect="it sets how often a CS-3 sends activations"),
+        "log_steps": Key(FROM_ZERO, required=True),
+        "log_level": Key(LEVEL, "INFO"),
+        "wsc_log_level": Key(or_null(MAP), no_effect=_CLUSTER),
+        "enable_act_frequency": Key(BOOL, False, no_effect="it sets how often a CS-3 sends activations"),
     },
     "precision": {
-        "enabled": Key(_BOOL, True),
-        "fp16_type": Key(_one_of("float16", "bfloat16", "cbfloat16"), "bfloat16"),
-        "precision_opt_level": Key(_or_null(_one_of(0, 1, 2)), no_effect="it is for the CS-3 compiler"),
-        "loss_scaling_factor": Key(_or_null(_SCALE), 1.0),
-        "initial_loss_scale": Key(_or_null(_POSITIVE)),
-        "steps_per_increase": Key(_COUNT, 2000),
-        "min_loss_scale": Key(_or_null(_POSITIVE)),
-        "max_loss_scale": Key(_or_null(_POSITIVE)),
-        "max_gradient_norm": Key(_or_null(_POSITIVE)),
-        "max_gradient_value": Key(_or_null(_POSITIVE)),
-        "log_loss_scale": Key(_or_null(_BOOL)),
+        "enabled": Key(BOOL, True),
+        "fp16_type": Key(one_of("float16", "bfloat16", "cbfloat16"), "bfloat16"),
+        "precision_opt_level": Key(or_null(one_of(0, 1, 2)), no_effect="it is for the CS-3 compiler"),
+        "loss_scaling_factor": Key(or_null(SCALE), 1.0),
+        "initial_loss_scale": Key(or_null(POSITIVE)),
+        "steps_per_increase": Key(COUNT, 2000),
+        "min_loss_scale": Key(or_null(POSITIVE)),
+        "max_loss_scale": Key(or_null(POSITIVE)),
+        "max_gradient_norm": Key(or_null(POSITIVE)),
+        "max_gradient_value": Key(or_null(POSITIVE)),
+        "log_loss_scale": Key(or_null(BOOL)),
     },
     "autorestart": {
-        "max_num_restarts": Key(_or_null(_FROM_ZERO), no_effect="a run here is started again by its user"),
-        "min_num_csx": Key(_COUNT, 1, no_effect=_CLUSTER),
+        "max_num_restarts": Key(or_null(FROM_ZERO), no_effect="a run here is started again by its user"),
+        "min_num_csx": Key(COUNT, 1, no_effect=_CLUSTER),
     },
     "backend": {
         "backend_type": Key(
-            _or_null(Kind("CPU, GPU or CSX", lambda v: isinstance(v, str) and v.upper() in DEVICES))
+            or_null(Kind("CPU, GPU or CSX", lambda v: isinstance(v, str) and v.upper() in DEVICES))
         ),
-        "artifact_dir": Key(_or_null(_TEXT), no_effect="the trainer sets it, in ModelZoo too"),
-        "compile_dir": Key(_or_null(_TEXT), no_effect=_CLUSTER),
-        "compile_only": Key(_BOOL, False, no_effect="there is nothing to compile for a CS-3"),
-        "validate_only": Key(_BOOL, False, no_effect="there is nothing to compile for a CS-3"),
-        "cluster_config": Key(_or_null(_MAP), no_effect=_CLUSTER),
-        "enable_distributed": Key(_BOOL, False, no_effect=_BACKENDS_GPU),
-        "main_process_id": Key(_FROM_ZERO, 0, no_effect=_BACKENDS_GPU),
-        "dist_backend": Key(_TEXT, "nccl", no_effect=_BACKENDS_GPU),
-        "init_method": Key(_or_null(_TEXT), no_effect=_BACKENDS_GPU),
-        "sync_batchnorm": Key(_BOOL, False, no_effect="no model here has a batch norm"),
+        "artifact_dir": Key(or_null(TEXT), no_effect="the trainer sets it, in ModelZoo too"),
+        "compile_dir": Key(or_null(TEXT), no_effect=_CLUSTER),
+        "compile_only": Key(BOOL, False, no_effect="there is nothing to compile for a CS-3"),
+        "validate_only": Key(BOOL, False, no_effect="there is nothing to compile for a CS-3"),
+        "cluster_config": Key(or_null(MAP), no_effect=_CLUSTER),
+        "enable_distributed": Key(BOOL, False, no_effect=_BACKENDS_GPU),
+        "main_process_id": Key(FROM_ZERO, 0, no_effect=_BACKENDS_GPU),
+        "dist_backend": Key(TEXT, "nccl", no_effect=_BACKENDS_GPU),
+        "init_method": Key(or_null(TEXT), no_effect=_BACKENDS_GPU),
+        "sync_batchnorm": Key(BOOL, False, no_effect="no model here has a batch norm"),
     },
 }
 # What a section that is left out, or null, means. Without ``precision`` nothing is clipped either.

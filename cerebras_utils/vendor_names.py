@@ -5,10 +5,11 @@ weights, the data or the results has to work, or is refused: a number would not 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from cerebras_utils.value_kinds import BOOL, COUNT, KEYS, STATES, TEXT, Kind, or_null
 from pruning.problems import Problem
 from pruning.registry import suggest
 
@@ -26,8 +27,10 @@ class VendorName:
     arguments: tuple[str, ...] | None = ()  # None: any
     reason: str = ""  # why it has no effect, or is refused
     required: tuple[str, ...] = ()
+    kinds: Mapping[str, Kind] = field(default_factory=dict)  # of the arguments that are read here
 
 
+_ANY = Kind("anything", lambda value: True)  # looked at by whoever reads it
 _CSX_FLAGS = "its flags are for the CS-3 compiler and runtime"
 
 
@@ -36,8 +39,8 @@ def _table(*names: VendorName) -> dict[str, VendorName]:
     return {entry.name.lower(): entry for entry in names}
 
 
-def _works(name: str, *arguments: str, required: tuple[str, ...] = ()) -> VendorName:
-    return VendorName(name, Effect.WORKS, arguments, required=required)
+def _works(name: str, required: tuple[str, ...] = (), **kinds: Kind) -> VendorName:
+    return VendorName(name, Effect.WORKS, tuple(kinds), required=required, kinds=kinds)
 
 
 def _none(name: str, reason: str, *arguments: str, required: tuple[str, ...] = ()) -> VendorName:
@@ -52,12 +55,12 @@ CALLBACKS = _table(
     _works("CheckLoss"),
     _works("ComputeNorm"),
     _works("DurationProfiler"),
-    _works("KeepNCheckpoints", "n"),
-    _works("LoadCheckpointStates", "load_checkpoint_states"),
-    _works("LogOptimizerParamGroup", "keys", required=("keys",)),
+    _works("KeepNCheckpoints", n=or_null(COUNT)),
+    _works("LoadCheckpointStates", load_checkpoint_states=STATES),
+    _works("LogOptimizerParamGroup", ("keys",), keys=KEYS),
     _works("LogSparsity"),
     _works("ModelEvalMetrics"),
-    _works("ModelZooParamsMetadata", "params"),
+    _works("ModelZooParamsMetadata", params=_ANY),
     _works("RateProfiler"),
     _works("SavePerformanceData"),
     VendorName("GlobalFlags", Effect.NONE, None, _CSX_FLAGS),
@@ -100,7 +103,7 @@ CALLBACKS = _table(
     # These two take the arguments of a data loader besides.
     VendorName("BigCodeEvalHarness", Effect.REFUSED, None, "its results would be missing", ("bigcode_args",)),
     VendorName("EleutherEvalHarness", Effect.REFUSED, None, "its results would be missing", ("eeh_args",)),
-    _works("Lora", "lora_params", required=("lora_params",)),
+    _works("Lora", ("lora_params",), lora_params=_ANY),
     _refused("NaNChecker", "it ends the run early, and checks the kernels of a CS-3", "num_steps"),
     _refused(
         "SaveCheckpointState",
@@ -114,7 +117,7 @@ CALLBACKS = _table(
 
 LOGGERS = _table(
     _works("ProgressLogger"),
-    _works("TensorBoardLogger", "summary_dir", "legacy_event_dirs"),
+    _works("TensorBoardLogger", summary_dir=or_null(TEXT), legacy_event_dirs=BOOL),
     _none("TelemetryLogger", "there is no cluster to report to", "max_buffer_size", "max_buffer_seconds"),
     _none(
         "WandbLogger",
@@ -219,11 +222,14 @@ def _named_problems(
         if known.effect is Effect.REFUSED:
             fix = "remove it, or run this config with ModelZoo: --backend cszoo"
             yield Problem(where, f"is not supported here: {known.reason}", fix)
-        for argument in arguments:
+        for argument, value in arguments.items():
+            wanted = known.kinds.get(argument)
             if known.arguments is not None and argument not in known.arguments:
                 takes = ", ".join(known.arguments) or "none"
                 what = f"is no argument of {known.name}.{suggest(str(argument), list(known.arguments))}"
                 yield Problem(f"{where}.{argument}", what, f"remove it; known: {takes}")
+            elif wanted is not None and not wanted.holds(value):
+                yield Problem(f"{where}.{argument}", f"{value!r} is not {wanted.says}", "mend the value")
         for argument in known.required:
             if argument not in arguments:
                 yield Problem(where, f"lacks {argument!r}", f"write `{argument}:` below it")

@@ -25,13 +25,22 @@ class ZeroCheck:
             if are_zero(self._pairs.values()):
                 return
             dropped = {name: keep == 0 for name, (_, keep) in self._pairs.items()}
-            revived = {n: int(((weight != 0) & dropped[n]).sum()) for n, (weight, _) in self._pairs.items()}
+            revived, sick = {}, {}
+            for name, (weight, _) in self._pairs.items():
+                revived[name] = int(((weight != 0) & dropped[name]).sum())
+                sick[name] = int((weight.isnan() & dropped[name]).sum())
         raise ProblemError(
-            Problem(
-                f"{when}: {name}",
-                f"{count:,} of the {int(dropped[name].sum()):,} weights that its mask drops are not zero",
-                "take out the callback that writes to the weights; the last checkpoint is sound",
-            )
+            _problem(f"{when}: {name}", count, int(dropped[name].sum()), sick[name])
             for name, count in revived.items()
             if count
         )
+
+
+def _problem(where: str, count: int, dropped: int, sick: int) -> Problem:
+    what = f"{count:,} of the {dropped:,} weights that its mask drops are not zero"
+    if not sick:
+        fix = "take out the callback that writes to the weights; the last checkpoint is sound"
+        return Problem(where, what, fix)
+    what += f"; {sick:,} of them are NaN: the update of the optimizer was, and NaN times zero stays NaN"
+    fix = "lower the learning rate, clip gradients, or set a larger eps; the last checkpoint is sound"
+    return Problem(where, what, fix)

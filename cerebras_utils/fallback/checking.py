@@ -1,26 +1,30 @@
 """Everything that can be said of a config before anything is built: what is wrong, and what has no effect."""
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cerebras_utils.cszoo_yaml import Phase, config_problems, lines_without_effect, located
+from cerebras_utils.fallback.callback_checks import callback_problems
 from cerebras_utils.fallback.data.loader import data_notes, data_problems
+from cerebras_utils.fallback.mdl_tree import unwritable
 from cerebras_utils.fallback.models.rules import model_problems, options_without_effect
 from cerebras_utils.fallback.optim.build import optimizer_problems, scheduler_problems
 from cerebras_utils.fallback.precision import precision_notes, precision_problems
 from cerebras_utils.fallback.schedule import limit_problems
+from cerebras_utils.fallback.start_checks import checkpoint_problems, start_problems
 from cerebras_utils.hooks import Hooks
 from cerebras_utils.lora_settings import callback_problems as lora_problems
 from cerebras_utils.trainer_keys import DATALOADERS, settings
-from cerebras_utils.vendor_names import with_defaults
 from pruning.problems import Problem
-from pruning.registry import suggest
 
 
-def find_problems(phases: Sequence[Phase], verb: str, ours: Mapping[str, type[Hooks]]) -> list[Problem]:
-    """Everything that is wrong, in the order of the file. ``ours``: the callbacks that are classes here."""
+def find_problems(
+    phases: Sequence[Phase], verb: str, ours: Mapping[str, type[Hooks]], checkpoint_path: str | None = None
+) -> list[Problem]:
+    """Everything that is wrong, in the order of the file. ``ours``: the callbacks that are classes here.
+
+    ``checkpoint_path``: the command line's.
+    """
     problems = config_problems(phases)
     for phase in phases:
         init, model = phase.init, phase.init.get("model") or {}
@@ -33,10 +37,14 @@ def find_problems(phases: Sequence[Phase], verb: str, ours: Mapping[str, type[Ho
             problems += data_problems(section, model, where)
         if isinstance(init.get("precision"), Mapping):
             problems += precision_problems(init, phase.where("init.precision"))
-        problems += _argument_problems(phase, ours)
-        problems += _mask_problems(phase)
+        problems += callback_problems(phase, ours)
         problems += lora_problems(init.get("callbacks"), phase.where("init.callbacks"))
         problems += _left_problems(phase, verb)
+        problems += _unwritable_problems(phase)
+    if not problems:
+        for phase in phases:
+            problems += start_problems(phase, verb)
+        problems += checkpoint_problems(phases[0], verb, checkpoint_path)
     return located(problems, phases)
 
 
@@ -67,52 +75,23 @@ def _left_problems(phase: Phase, verb: str) -> Iterator[Problem]:
     if phase.params.get(verb) is None:
         fix = f"write `{verb}:` with a {DATALOADERS[verb][0]} below it"
         yield Problem(phase.where(), f"has no {verb!r} section", fix)
+    elif verb == "validate_all" and isinstance(stage := phase.params[verb], Mapping):
+        if not stage.get("val_dataloaders"):
+            what = "names no data: nothing would be validated"
+            yield Problem(
+                phase.where("validate_all.val_dataloaders"), what, "write a list of data sets below it"
+            )
+        if stage.get("ckpt_paths", ...) == []:
+            what = "is an empty list: nothing would be validated"
+            fix = "name checkpoints, or leave it out: all of the model directory"
+            yield Problem(phase.where("validate_all.ckpt_paths"), what, fix)
 
 
-def _argument_problems(phase: Phase, ours: Mapping[str, type[Hooks]]) -> Iterator[Problem]:
-    """Arguments of our own callbacks: what they are called, not what they are."""
-    entries = phase.init.get("callbacks")
-    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        if not isinstance(entry, dict) or len(entry) != 1:
-            continue
-        ((name, arguments),) = with_defaults([entry], {}) or [("", {})]
-        if name not in ours:
-            continue
-        where = phase.where(f"init.callbacks[{index}].{next(iter(entry))}")
-        known = inspect.signature(ours[name]).parameters
-        for argument in arguments:
-            if argument not in known:
-                what = f"is no argument of {name}.{suggest(str(argument), list(known))}"
-                yield Problem(f"{where}.{argument}", what, f"remove it; known: {', '.join(known)}")
-        for argument, about in known.items():
-            if about.default is inspect.Parameter.empty and argument not in arguments:
-                yield Problem(where, f"lacks {argument!r}", f"write `{argument}:` below it")
-
-
-def _mask_problems(phase: Phase) -> Iterator[Problem]:
-    """What the SparseMaskCallback is given, and that it stands once: two would prune by both, and log one."""
-    entries = phase.init.get("callbacks")
-    first = True
-    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        if not isinstance(entry, dict) or len(entry) != 1:
-            continue
-        ((name, arguments),) = with_defaults([entry], {}) or [("", {})]
-        if name != "SparseMaskCallback":
-            continue
-        where = phase.where(f"init.callbacks[{index}].{next(iter(entry))}")
-        if not first:
-            yield Problem(where, f"{name} is there already, and cszoo takes each once", "keep one of them")
-        first = False
-        path, every = arguments.get("mask_path", ...), arguments.get("apply_every_step", True)
-        if path is not ... and not (isinstance(path, str) and path):
-            yield Problem(f"{where}.mask_path", f"{path!r} is no path", "write `mask_path: FILE`")
-        elif path is not ... and not Path(path).is_file():
-            what = "is no file" if Path(path).exists() else "there is no such file"
-            fix = f"name a mask file; relative paths begin at {Path.cwd()}, where the command runs"
-            yield Problem(f"{where}.mask_path: {path}", what, fix)
-        if not isinstance(every, bool):  # any text would count as true
-            what = f"{every!r} is neither true nor false"
-            yield Problem(f"{where}.apply_every_step", what, "write true or false, without quotes")
+def _unwritable_problems(phase: Phase) -> Iterator[Problem]:
+    """The whole config goes into every checkpoint, so that the first of them would end the run."""
+    for place, what in unwritable(dict(phase.params)):
+        fix = "write it in quotes, as text" if "is a date" in what else "write text or numbers"
+        yield Problem(phase.where(place), what, fix)
 
 
 def _fit_notes(phase: Phase) -> Iterator[str]:

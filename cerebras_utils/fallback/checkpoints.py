@@ -4,9 +4,8 @@ A checkpoint that does not fit is an error that lists what is missing, unexpecte
 shape. Nothing is ever trained from random weights because a key was spelled otherwise.
 """
 
-import pickle
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,15 @@ from typing import Any
 import torch
 
 from cerebras_utils.fallback.bystander import NoDirectory
-from cerebras_utils.fallback.mdl_reader import load_mdl
+from cerebras_utils.fallback.checkpoint_reading import OWN, check_version, read_checkpoint
 from cerebras_utils.fallback.mdl_writer import save_mdl
 from cerebras_utils.fallback.processes import Processes
 from cerebras_utils.fallback.run_outputs import RunDirectory
-from cerebras_utils.fallback.shards import as_shard, local
+from cerebras_utils.fallback.states import chosen, not_loaded
+from cerebras_utils.fallback.weights import load_model
 from pruning.problems import Problem, ProblemError, fail
-from pruning.registry import suggest
 
-OWN = "wafersparse"  # top-level key of what only this backend needs; cszoo passes over it
-_MODELZOO = "2.10"  # whose checkpoints are read as they are
-_RELEASE = re.compile(r"(\d+\.\d+)(?:\.\d+)*(?:[-.]?[a-z]+\d*)*")  # one with a local part is not compared
-_LISTED = 8  # names of one kind that a message shows
+__all__ = ["Checkpoints", "read_checkpoint"]
 
 
 class Checkpoints:
@@ -38,16 +34,14 @@ class Checkpoints:
         strict: bool = True,
         strict_version: bool = True,
         keep: int | None = None,
-        states: str | list[str] = "all",
+        states: frozenset[str] | None = None,  # of a checkpoint, which are loaded; None: all
         root: str | None = None,  # where checkpoints are written, if not in the model directory
     ) -> None:
         self._run, self._params = run, params
         self._autoload, self._strict, self._keep = autoload, strict, keep
         self._strict_version = strict_version
         self._root = None if root is None else Path(root)
-        self._states = (
-            states if states == "all" else {"model", *([states] if isinstance(states, str) else states)}
-        )
+        self._states = states
         self._saved: list[Path] = []
         self._told_random = False
         self.last: Path | None = None  # the latest that was loaded or saved
@@ -59,7 +53,9 @@ class Checkpoints:
         if trainer.train_dataloader is not None and not self._saved:
             self.autoloads = path is ... and self._autoload
         if path is ...:
-            path = trainer.processes.by_first(self._run.index.latest) if self._autoload else None
+            path = (
+                trainer.processes.by_first(partial(self._latest, trainer.report)) if self._autoload else None
+            )
         trainer.call("on_before_load_checkpoint", None if path is None else str(path))
         if path is None:
             if self.last is None and not self._told_random:
@@ -67,20 +63,26 @@ class Checkpoints:
                 self._told_random = True
             return
         path = Path(path)
-        tree = trainer.processes.together(partial(read_checkpoint, path))
-        check_version(tree, path, trainer.report, strict=self._strict_version)
-        if self._states != "all":
-            tree = {key: value for key, value in tree.items() if key in self._states}
+        whole = trainer.processes.together(partial(read_checkpoint, path))
+        check_version(whole, path, trainer.report, strict=self._strict_version)
+        tree = chosen(whole, self._states, str(path))
+        trains = trainer.optimizer is not None
+        for line in not_loaded(whole, tree, str(path), trains=trains, schedulers=len(trainer.schedulers)):
+            trainer.report.say(line)
         self._run.starts_from(path)
         trainer.call("preprocess_checkpoint", tree)
-        load_model(trainer.model, tree["model"], str(path), strict=self._strict)
-        if trainer.optimizer is not None and "optimizer" in tree:
-            trainer.optimizer.load_state_dict(tree["optimizer"])
-        for scheduler, state in zip(trainer.schedulers, tree.get("schedulers", []), strict=False):
-            for line in scheduler.overridden(state):
-                trainer.report.say(f"the checkpoint's schedule goes on, the config's has no effect: {line}")
-            scheduler.load_state_dict(state)
-        trainer.global_step = int(tree.get("global_step", 0))
+        for line in load_model(trainer.model, tree["model"], str(path), strict=self._strict):
+            trainer.report.say(line)
+        with _named(path):
+            if trainer.optimizer is not None and "optimizer" in tree:
+                trainer.optimizer.load_state_dict(tree["optimizer"])
+            for scheduler, state in zip(trainer.schedulers, tree.get("schedulers", []), strict=False):
+                overridden = scheduler.overridden(state)
+                scheduler.load_state_dict(state)
+                for line in overridden:
+                    what = "the checkpoint's schedule goes on, the config's has no effect"
+                    trainer.report.say(f"{what}: {line}")
+        trainer.global_step = tree.get("global_step", 0)
         if trainer.train_dataloader is not None and "dataloader" in tree:
             trainer.train_dataloader.load_state_dict(tree["dataloader"], strict=self._strict)
         if OWN in tree:
@@ -89,12 +91,25 @@ class Checkpoints:
         trainer.call("on_load_checkpoint", tree)
         trainer.report.say(f"loaded {path}, step {trainer.global_step}")
 
+    def _latest(self, report: Any) -> Path | None:
+        """Of the list, as in cszoo. Where it has none and there are files, a run must not begin anew."""
+        latest, unlisted = self._run.index.latest(), self._run.index.unlisted(self._root)
+        if latest is None and unlisted:
+            raise _unlisted(self._run.index.path, unlisted)
+        step = self._run.index.step_of
+        if later := [file for file in unlisted if latest and (step(file) or 0) > (step(latest) or 0)]:
+            files = ", ".join(map(str, later))
+            report.say(f"not in {self._run.index.path}, and so not loaded, in cszoo neither: {files}")
+        return latest
+
     def matching(self, asked: Any, where: str) -> list[Path | None]:
         """The checkpoints to validate: ``...`` is all of the model directory; names may be patterns."""
         if asked is None:
             return [None]
         if asked is ...:
             found = self._run.index.checkpoints() if self._autoload else []
+            if not found and self._autoload and (unlisted := self._run.index.unlisted(self._root)):
+                raise _unlisted(self._run.index.path, unlisted)
             if not found:
                 what = f"{self._run.model_dir} has no checkpoint to validate"
                 raise fail(where, what, "write ckpt_paths, or --checkpoint_path")
@@ -141,118 +156,6 @@ class Checkpoints:
         return path
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A tree with "model"; a `.mdl` file, or one of ``torch.save`` as cszoo takes it too."""
-    if not path.is_file():
-        raise fail(path, "there is no such file", "name a checkpoint: a .mdl, or one of torch.save")
-    if path.suffix in (".pt", ".pth", ".bin"):
-        tree: Any = _load_pickle(path)
-    else:
-        tree = load_mdl(path)
-    if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
-        keys = _some(list(map(str, tree))) if isinstance(tree, dict) else type(tree).__name__
-        raise fail(
-            path, f'has no weights under "model" at its top ({keys})', "save it as {'model': state_dict}"
-        )
-    return tree
-
-
-def _load_pickle(path: Path) -> Any:
-    """A file of ``torch.save``, without running what a pickle may hold."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise fail(
-            path,
-            "holds more than tensors and plain values, which is code and is not run",
-            "where the file is trusted, load it where it was written and save it again: "
-            "torch.save({'model': model.state_dict()}, path)",
-        ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        what = f"torch cannot read it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        raise fail(path, what, "copy the checkpoint again, or use the one before it") from error
-
-
-def check_version(tree: Mapping[str, Any], path: Path, report: Any, *, strict: bool) -> None:
-    """A checkpoint of another release of ModelZoo is refused, as ModelZoo refuses it."""
-    metadata = tree.get("__metadata__")
-    last = metadata[-1] if isinstance(metadata, list | tuple) and metadata else None
-    version = str(last.get("version") or "") if isinstance(last, Mapping) else ""
-    match = _RELEASE.fullmatch(version)
-    if match is None or match[1] == _MODELZOO:
-        return
-    what = f"was written by ModelZoo {version}, and this is as {_MODELZOO}"
-    if strict:
-        fix = "`cszoo checkpoint convert` it, or set trainer.init.checkpoint.strict_version: false"
-        raise fail(path, what, fix)
-    report.say(f"{path} {what}")
-
-
-def load_model(model: torch.nn.Module, weights: Mapping[str, Any], where: str, *, strict: bool) -> None:
-    """Into the model's own tensors, after everything has been compared."""
-    own = model.state_dict()
-    foreign = [name for name in weights if not name.startswith("model.")]
-    missing = [name for name in own if name not in weights]
-    unexpected = [name for name in weights if name not in own and name not in foreign]
-    shapes = [n for n in own if n in weights and tuple(weights[n].shape) != tuple(own[n].shape)]
-    problems = []
-    if foreign:
-        what = f"keys do not begin with 'model.': {_some(foreign)}{suggest('model.' + foreign[0], list(own))}"
-        problems.append(
-            Problem(where, what, "rename them; cszoo would load nothing and train from random weights")
-        )
-    if missing and (strict or len(missing) == len(own)):
-        what = f"{len(missing)} of the model's {len(own)} tensors are missing: {_some(missing)}"
-        problems.append(
-            Problem(where, what, "use the checkpoint of this model, or the `model:` section of that one")
-        )
-    if unexpected and strict:
-        what = f"{len(unexpected)} tensors are not the model's: {_some(unexpected)}"
-        masks = all(name.endswith("_mask") for name in unexpected)
-        fix = "add the SparseMaskCallback with these masks" if masks else "use the checkpoint of this model"
-        problems.append(Problem(where, what, fix))
-    for name in shapes:
-        what = f"is of shape {tuple(weights[name].shape)}, the model's is {tuple(own[name].shape)}"
-        problems.append(Problem(f"{where}: {name}", what, "use the checkpoint of this model"))
-    problems += [
-        Problem(
-            f"{where}: {first} and {second}",
-            "are one tensor in the model, and have different values in the checkpoint",
-            "give both the same values; a mask or an edit reached only one of them",
-        )
-        for first, second in _tied(own)
-        if not shapes
-        and first in weights
-        and second in weights
-        and not _same(weights[first], weights[second])
-    ]
-    if problems:
-        raise ProblemError(problems)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            if name in weights:
-                local(tensor).copy_(local(as_shard(weights[name], tensor)))
-
-
-def _tied(own: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:
-    """Pairs of names for one memory: a tied head, and the final norm, which has two names."""
-    first: dict[int, str] = {}
-    places = [(name, local(tensor)) for name, tensor in own.items()]
-    return [
-        (first[t.data_ptr()], name)
-        for name, t in places
-        if t.numel() and first.setdefault(t.data_ptr(), name) != name
-    ]
-
-
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return torch.equal(one.nan_to_num(), other.nan_to_num()) and torch.equal(one.isnan(), other.isnan())
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-
-
 def _random_state() -> dict[str, Any]:
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -270,3 +173,23 @@ def _set_random(saved: Mapping[str, Any], processes: Processes, step: int) -> No
     torch.set_rng_state(state["cpu"].to(torch.uint8).cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].to(torch.uint8).cpu())
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Problems of what a checkpoint holds, with its name."""
+    try:
+        yield
+    except ProblemError as error:
+        raise ProblemError(
+            Problem(f"{path}: {problem.where}", problem.what, problem.fix) for problem in error.problems
+        ) from error
+
+
+def _unlisted(index: Path, files: list[Path]) -> ProblemError:
+    what = f"lists no checkpoint that is here, and there are {', '.join(map(str, files))}"
+    fix = (
+        f"go on from one with --checkpoint_path {files[-1]}; "
+        "to begin anew, write ckpt_path: null, or take another model_dir"
+    )
+    return fail(index, what, fix)

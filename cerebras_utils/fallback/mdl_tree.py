@@ -33,6 +33,11 @@ def flatten(tree: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return leaves, f"[{text}, {json.dumps(json.dumps([1, schema]))}]"
 
 
+def unwritable(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """What of a tree of plain values no ``.mdl`` file can hold: its place, as ``a.b[0]``, and why."""
+    yield from _unwritable(value, place, "", set())
+
+
 def unflatten(where: str, spec: str, leaves: Mapping[str, Any]) -> Any:
     """The tree of ``__spec__`` with these leaves in it. Only plain containers, whatever the file says."""
     try:
@@ -71,6 +76,44 @@ def _describe(value: Any, path: tuple[str, ...], leaves: dict[str, Any]) -> tupl
     inner = [plain for plain, _ in parts]
     plain = dict(zip(names, inner, strict=True)) if names is not None else type(value)(inner or ())
     return plain, _schema(kind, names, [schema for _, schema in parts])
+
+
+def _unwritable(value: Any, place: str, path: str, taken: set[str]) -> Iterator[tuple[str, str]]:
+    """``path``: what the file calls it; ``taken``: the paths that values have."""
+    kind = _CONTAINERS.get(type(value))
+    if kind in _MAPPINGS:
+        for key, inner in value.items():
+            here = f"{place}.{key}" if place else str(key)
+            if type(key) not in (str, int):
+                yield here, f"the key {key!r} is {_article(key)}: a checkpoint takes text and whole numbers"
+            elif not _is_name(str(key)):
+                yield here, f"the key {key!r} has a character that no name in a checkpoint can have"
+            else:
+                yield from _unwritable(inner, here, f"{path}.{key}", taken)
+    elif kind is not None:
+        members = sorted(value, key=repr) if kind == "builtins.set" else value
+        for index, inner in enumerate(members):
+            yield from _unwritable(inner, f"{place}[{index}]", f"{path}.{index}", taken)
+    elif value is not None and type(value) not in (bool, int, float, str):
+        yield place, f"{value!r} is {_article(value)}, which a checkpoint cannot hold"
+    elif path in taken:
+        yield place, "stands twice, with points in a key and below one: a checkpoint has one value for both"
+    else:
+        taken.add(path)
+
+
+def _is_name(key: str) -> bool:
+    """Neither half a pair of surrogates, which YAML's escapes can write, nor a null, which ends a name."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in key
+
+
+def _article(value: Any) -> str:
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _schema(kind: str, context: Any, children: list[dict[str, Any]]) -> dict[str, Any]:

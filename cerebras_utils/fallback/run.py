@@ -29,6 +29,7 @@ from cerebras_utils.fallback.processes import Processes
 from cerebras_utils.fallback.report import RunReport
 from cerebras_utils.fallback.run_outputs import RunDirectory
 from cerebras_utils.fallback.schedule import Loop, NothingLeftError
+from cerebras_utils.fallback.states import ALL, states_named
 from cerebras_utils.fallback.trainer import Trainer
 from cerebras_utils.hooks import Hooks
 from cerebras_utils.lora_callbacks import Lora, SparseLora
@@ -67,9 +68,12 @@ class Overrides:
     compiled: bool = False  # by torch.compile
 
 
-def check(phases: Sequence[Phase], verb: str) -> list[Problem]:
-    """Everything that is wrong with a config, before anything is built or written."""
-    return find_problems(phases, verb, OURS)
+def check(phases: Sequence[Phase], verb: str, checkpoint_path: str | None = None) -> list[Problem]:
+    """Everything that is wrong with a config, before anything is built or written.
+
+    ``checkpoint_path`` is the command line's.
+    """
+    return find_problems(phases, verb, OURS, checkpoint_path)
 
 
 def notes(phases: Sequence[Phase], verb: str) -> list[str]:
@@ -86,7 +90,7 @@ def run(
     continues where an interrupted one was.
     """
     processes = processes or Processes()
-    phases = processes.together(lambda: _checked(config, verb))
+    phases = processes.together(lambda: _checked(config, verb, overrides))
     results = []
     with Interruption() as interruption:
         for index, phase in enumerate(phases):
@@ -99,11 +103,17 @@ def run(
     return results
 
 
-def _checked(config: Path, verb: str) -> list[Phase]:
+def _checked(config: Path, verb: str, overrides: Overrides) -> list[Phase]:
     phases = load_config(config)
-    if problems := check(phases, verb):
+    if problems := check(phases, verb, overrides.checkpoint_path):
         raise ProblemError(problems)
+    devices_of(phases, overrides.device)
     return phases
+
+
+def devices_of(phases: Sequence[Phase], asked: str | None) -> list[torch.device]:
+    """Of every trainer, before one of them runs: an error where one is not here."""
+    return [device_of(phase.init, asked) for phase in phases]
 
 
 def device_of(init: Mapping[str, Any], asked: str | None) -> torch.device:
@@ -221,11 +231,6 @@ def _run_phase(
             report.close()
 
 
-def states_named(given: str | None) -> str | list[str] | None:
-    """As ModelZoo reads them: names between commas, or "all"."""
-    return given if given in (None, "all") else given.split(",")
-
-
 def _checkpoints(
     directory: RunDirectory | NoDirectory,
     phase: Phase,
@@ -234,6 +239,10 @@ def _checkpoints(
     overrides: Overrides,
 ) -> Checkpoints:
     given = dict(named)
+    states, where = overrides.states, "--load_checkpoint_states"
+    if states is None:
+        states = given.get("LoadCheckpointStates", {}).get("load_checkpoint_states", ALL)
+        where = phase.where("init.callbacks: LoadCheckpointStates")
     return Checkpoints(
         directory,
         phase.params,
@@ -241,8 +250,7 @@ def _checkpoints(
         strict=not written["disable_strict_checkpoint_loading"],
         strict_version=written["strict_version"],
         keep=overrides.keep or given.get("KeepNCheckpoints", {}).get("n"),
-        states=states_named(overrides.states)
-        or given.get("LoadCheckpointStates", {}).get("load_checkpoint_states", "all"),
+        states=states_named(states, where),
         root=written["checkpoint_root"],
     )
 

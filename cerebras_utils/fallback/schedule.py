@@ -51,15 +51,20 @@ class NothingLeftError(ProblemError):
 
 def limit_problems(loop: Any, where: str) -> Iterator[Problem]:
     """A run that trains needs an end. ``loop`` is the section as it is written, null where it is left out."""
-    if isinstance(loop, dict) and all(loop.get(name) is None for name in LIMITS):
+    if not isinstance(loop, dict):
+        return
+    if all(loop.get(name) is None for name in LIMITS):
         yield Problem(where, f"has none of {', '.join(LIMITS)}", "write one of them, as `max_steps: 100`")
+    parts = loop.get("grad_accum_steps", 1)
+    for name in ("num_steps", "max_steps"):
+        steps = loop.get(name)
+        if type(steps) is int and type(parts) is int and 0 < steps < parts:
+            what = f"is {steps} batches, and grad_accum_steps: {parts} makes no step of the optimizer of them"
+            yield Problem(f"{where}.{name}", what, f"write {parts} or more")
 
 
-def total_steps(loop: Loop, batches_per_epoch: int, done: int, where: str = "trainer.init.loop") -> int:
-    """Batches that are left to train on. ``max_steps`` counts earlier steps, the others begin anew.
-
-    ``done`` is the global step: steps of the optimizer.
-    """
+def epoch_problems(loop: Loop, batches_per_epoch: int, where: str) -> list[Problem]:
+    """What an epoch of the data is too short for."""
     per_epoch = loop.steps_per_epoch or batches_per_epoch
     shortest = min(per_epoch, batches_per_epoch)
     problems = []
@@ -69,7 +74,16 @@ def total_steps(loop: Loop, batches_per_epoch: int, done: int, where: str = "tra
     if loop.grad_accum_steps > shortest:
         what = f"is {loop.grad_accum_steps}, more than the {shortest} batches of an epoch"
         problems.append(Problem(f"{where}.grad_accum_steps", what, "lower it, or give more data"))
-    if problems:
+    return problems
+
+
+def total_steps(loop: Loop, batches_per_epoch: int, done: int, where: str = "trainer.init.loop") -> int:
+    """Batches that are left to train on. ``max_steps`` counts earlier steps, the others begin anew.
+
+    ``done`` is the global step: steps of the optimizer.
+    """
+    per_epoch = loop.steps_per_epoch or batches_per_epoch
+    if problems := epoch_problems(loop, batches_per_epoch, where):
         raise ProblemError(problems)
     limits = []
     if loop.num_epochs is not None:

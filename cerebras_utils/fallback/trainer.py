@@ -18,6 +18,7 @@ from torch import nn
 
 from cerebras_utils.fallback.interruption import InterruptedRunError, how_to_continue
 from cerebras_utils.fallback.metrics import Evaluation
+from cerebras_utils.fallback.not_finite import NotFiniteError, advice
 from cerebras_utils.fallback.precision import Precision
 from cerebras_utils.fallback.processes import Processes
 from cerebras_utils.fallback.schedule import Loop, Stage, checkpoint_batches, rounds, total_steps
@@ -41,14 +42,6 @@ class Report(Protocol):
     def line(self, step: int, batch: int | None, values: dict[str, float]) -> None: ...
     def measured(self, stage: str, batches: int, performance: dict[str, float]) -> None: ...
     def say(self, text: str) -> None: ...
-
-
-class NotFiniteError(RuntimeError):
-    """The loss is NaN or infinite. Nothing was saved after the last good checkpoint."""
-
-    def __init__(self, step: int, loss: float, what: str = "loss") -> None:
-        super().__init__(f"the {what} of step {step} is {loss}")
-        self.step = step
 
 
 @dataclass(kw_only=True)
@@ -182,7 +175,8 @@ class Trainer:
         self.call("on_after_backward", self.model, outputs)
         outputs["loss"] = self.processes.mean(outputs["loss"].detach())
         if not math.isfinite(outputs["loss"]):
-            raise NotFiniteError(self.global_step + 1, float(outputs["loss"]))
+            fix = advice(self.model, batch, begun=self.global_step > self._first)
+            raise NotFiniteError(self.global_step + 1, float(outputs["loss"]), fix)
         if self.optimizer is not None and stepping:
             self._optimizer_step(self.optimizer)
         self.call("on_train_step_end", self.model, outputs, batch)
@@ -245,7 +239,9 @@ class Trainer:
         outputs["loss"] = self.processes.mean(outputs["loss"])
         loss = float(outputs["loss"])
         if not math.isfinite(loss):
-            raise NotFiniteError(self.global_step, loss, f"validation loss in {self._scope}")
+            trained = self.train_dataloader is not None and self.global_step > self._first
+            fix = advice(self.model, batch, begun=trained)
+            raise NotFiniteError(self.global_step, loss, fix, f"validation loss in {self._scope}")
         evaluation.add(outputs["loss"], outputs["logits"], batch)
         self.stage.done += 1
         self.log_metrics(val_loss=loss)

@@ -104,8 +104,8 @@ def _run_torch(
     processes: Any,
 ) -> None:
     from cerebras_utils.cszoo_yaml import load_config
-    from cerebras_utils.fallback.run import Overrides, check, device_of, notes, run
-    from cerebras_utils.fallback.trainer import NotFiniteError
+    from cerebras_utils.fallback.not_finite import NotFiniteError
+    from cerebras_utils.fallback.run import Overrides, check, devices_of, notes, run
     from pruning.problems import Problem, ProblemError
 
     refused, idle = without_use(given)
@@ -116,10 +116,10 @@ def _run_torch(
     if problems:
         raise ProblemError(problems)
     phases = load_config(config)
-    if problems := check(phases, verb):
+    if problems := check(phases, verb, given["checkpoint_path"]):
         raise ProblemError(problems)
-    device = device_of(phases[0].init, given["target_device"])
-    where = f"torch on {device}{processes}"
+    devices = dict.fromkeys(map(str, devices_of(phases, given["target_device"])))
+    where = f"torch on {', '.join(devices)}{processes}"
     click.echo(f"backend: {where} (plain PyTorch, no Cerebras software; {reason})", err=True)
     for line in [*idle, *notes(phases, verb)]:
         click.echo(line, err=True)
@@ -138,11 +138,7 @@ def _run_torch(
     try:
         results = run(config, verb, overrides, processes)
     except NotFiniteError as error:
-        click.echo(
-            f"error: {error}\n   fix: lower the learning rate, or clip gradients; "
-            "the last good checkpoint is kept",
-            err=True,
-        )
+        click.echo(f"error: {error}\n   fix: {error.fix}", err=True)
         sys.exit(1)
     except KeyboardInterrupt as error:
         at_once = (

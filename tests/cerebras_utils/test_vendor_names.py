@@ -38,6 +38,15 @@ def test_names_are_compared_without_case():
         ([{"TensorBoardLogger": {}}], "is no callback"),
         ([{"KeepNCheckpoints": {"m": 3}}], "w[0].KeepNCheckpoints.m | is no argument of KeepNCheckpoints."),
         ([{"LogOptimizerParamGroup": {}}], "lacks 'keys'"),
+        ([{"LogOptimizerParamGroup": {"keys": 3}}], "3 is not a name or a list of names"),
+        ([{"LogOptimizerParamGroup": {"keys": []}}], "[] is not a name or a list of names"),
+        ([{"KeepNCheckpoints": {"n": 0}}], "0 is not a whole number above 0, or null"),
+        ([{"KeepNCheckpoints": {"n": -1}}], "-1 is not"),
+        ([{"KeepNCheckpoints": {"n": "2"}}], "'2' is not"),
+        ([{"KeepNCheckpoints": {"n": 1.5}}], "1.5 is not"),
+        ([{"KeepNCheckpoints": {"n": True}}], "True is not"),
+        ([{"LoadCheckpointStates": {"load_checkpoint_states": 3}}], '3 is not "all", or names'),
+        ([{"LoadCheckpointStates": {"load_checkpoint_states": "model, optimizer"}}], "no spaces"),
         ([{"SparseMaskCallback": None}], "drops the callback without a word"),
         ([{"KeepNCheckpoints": None}], "drops the callback without a word"),
         ([{"KeepNCheckpoints": 3}], "is a int, not arguments by name"),
@@ -52,6 +61,16 @@ def test_names_are_compared_without_case():
 def test_mistakes(entries, says):
     (found,) = said(entries)
     assert says in found
+
+
+@pytest.mark.parametrize(("key", "value"), [("summary_dir", 3), ("legacy_event_dirs", "no")])
+def test_values_of_a_loggers_arguments(key, value):
+    (found,) = said([{"TensorBoardLogger": {key: value}}], "logger")
+    assert found.startswith(f"w[0].TensorBoardLogger.{key} | {value!r} is not")
+
+
+def test_null_keeps_all_checkpoints():
+    assert said([{"KeepNCheckpoints": {"n": None}}, {"KeepNCheckpoints": {}}]) == []
 
 
 def test_a_callback_of_ours_is_no_logger():

@@ -44,3 +44,18 @@ def test_kept_weights_may_be_anything(layers):
     weights, masks = layers
     weights["a"][masks["a"]] = 1e38
     ZeroCheck(weights, masks)("step 1")
+
+
+def test_nan_has_another_fix(layers):
+    weights, masks = layers
+    check = ZeroCheck(weights, masks)
+    dropped = (~masks["c"]).nonzero().flatten()
+    weights["c"][dropped[0]] = float("nan")
+    weights["c"][dropped[1]] = 1.0
+    with pytest.raises(ProblemError) as told:
+        check("step 7")
+    (problem,) = told.value.problems
+    assert "2 of the" in problem.what
+    assert "1 of them are NaN" in problem.what
+    assert "learning rate" in problem.fix
+    assert "callback" not in problem.fix

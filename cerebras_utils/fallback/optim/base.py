@@ -63,15 +63,37 @@ class Optimizer(torch.optim.Optimizer):
         own = [len(group["params"]) for group in self.param_groups]
         if sizes != own:
             raise fail(where, f"has groups of {sizes} parameters, this run has {own}", fix)
+        wrong = [
+            Problem(f"{where}.param_groups[{i}].{key}", f"is {group[key]!r:.60}, not {_says(here[key])}", fix)
+            for i, (here, group) in enumerate(zip(self.param_groups, groups, strict=True))
+            for key in here
+            if key in group and _says(here[key]) not in ("", _says(group[key]))
+        ]
+        if wrong:
+            raise ProblemError(wrong)
         for here, group in zip(self.param_groups, groups, strict=True):
             for parameter, index in zip(here["params"], group["params"], strict=True):
                 found = states.get(index, {})
                 for name, own_state in self.initial_states({**here, **group}, parameter).items():
                     if name not in found:
                         yield Problem(f"{where}.state.{index}", f"has no {name}", fix)
+                    elif not isinstance(found[name], Tensor):
+                        what = f"is {found[name]!r:.60}, not a tensor"
+                        yield Problem(f"{where}.state.{index}.{name}", what, fix)
                     elif found[name].shape != own_state.shape:
                         shapes = f"{tuple(found[name].shape)}, this run's has {tuple(own_state.shape)}"
                         yield Problem(f"{where}.state.{index}.{name}", f"has the shape {shapes}", fix)
+
+
+def _says(value: Any) -> str:
+    """The kind of a setting of a group; nothing where any kind will do."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float) or (isinstance(value, Tensor) and value.ndim == 0):
+        return "a number"
+    if isinstance(value, list | tuple) and len(value) == 2 and all(_says(v) == "a number" for v in value):
+        return "two numbers"
+    return ""
 
 
 def trained(group: Group) -> list[Tensor]:

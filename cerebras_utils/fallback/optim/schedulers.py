@@ -199,6 +199,8 @@ def _misfits(own: dict[str, Any], state: Any, where: str) -> Iterator[Problem]:
     if not isinstance(state, dict) or set(state) - _PROGRESS != set(own) - _PROGRESS:
         found = ", ".join(map(str, state)) if isinstance(state, dict) else repr(state)
         yield Problem(where, f"is another kind: it has {found}; this run's has {', '.join(own)}", fix)
+    elif not isinstance(state.get("last_epoch"), Tensor) or not isinstance(state.get("_last_value"), list):
+        yield Problem(where, "has a last_epoch or _last_value that is not what a scheduler saves", fix)
     elif len(_nested(own)) != len(_nested(state)):
         counts = f"{len(_nested(state))} schedules in a row, this run has {len(_nested(own))}"
         yield Problem(where, f"has {counts}", fix)

@@ -9,9 +9,10 @@ import h5py
 import pytest
 import torch
 
-from cerebras_utils.fallback.checkpoints import check_version
+from cerebras_utils.fallback.checkpoint_reading import check_version
 from cerebras_utils.fallback.mdl_reader import load_mdl
 from cerebras_utils.fallback.mdl_writer import save_mdl
+from cerebras_utils.fallback.not_finite import advice
 from pruning.problems import ProblemError
 from tests.cerebras_utils.fallback.tiny_runs import (
     LAYER,
@@ -187,3 +188,14 @@ def test_tokens_are_checked_where_only_some_are_too_large(place):
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit), result.exception
     assert "32" in result.stderr
+
+
+def test_what_is_advised_of_a_loss_that_is_not_finite():
+    """Neither weights nor a batch of nothing get better by a lower learning rate."""
+    model, batch = torch.nn.Linear(2, 2), {"attention_mask": torch.tensor([[1, 0]])}
+    assert "learning rate" in advice(model, batch, begun=True)
+    assert "counts no token" in advice(model, {"attention_mask": torch.zeros(1, 2)}, begun=True)
+    with torch.no_grad():
+        model.weight[0, 0] = float("inf")
+    assert "before this step" in advice(model, batch, begun=True)
+    assert "in what it starts from" in advice(model, batch, begun=False)

@@ -1,0 +1,93 @@
+"""What only building a run would tell otherwise, of every trainer of a file before the first one trains."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from cerebras_utils.checks.weights import weights_of_section
+from cerebras_utils.cszoo_yaml import Phase
+from cerebras_utils.fallback.data.opening import make_order, open_reader
+from cerebras_utils.fallback.data.settings import read_settings
+from cerebras_utils.fallback.schedule import Loop, epoch_problems
+from cerebras_utils.mask_matching import matched
+from cerebras_utils.trainer_keys import DATALOADERS, settings
+from cerebras_utils.vendor_names import named_entries
+from pruning.masks.file import MaskFile
+from pruning.problems import Problem, ProblemError
+
+_FLOAT = 4  # bytes; weights are float32 in memory
+
+
+def start_problems(phase: Phase, verb: str) -> Iterator[Problem]:
+    """Of a trainer without other problems: its model fits, its masks find their weights, its epoch is long
+    enough."""
+    try:
+        weights = weights_of_section(phase.init["model"], phase.where("init.model"))
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        what = "is a model of more bytes than can be counted"
+        yield Problem(phase.where("init.model"), what, "lower hidden_size, or mend the unit it is written in")
+        return
+    if weights is not None:
+        yield from _size(weights, phase.where("init.model"))
+        yield from _masks(weights, phase)
+    if verb == "fit":
+        yield from _epoch(phase)
+
+
+def checkpoint_problems(phase: Phase, verb: str, given: str | None) -> Iterator[Problem]:
+    """A checkpoint to start from that is not there. Of the first trainer: others may start from its own."""
+    key = DATALOADERS[verb][1]
+    asked = given or (phase.params.get(verb) or {}).get(key)
+    where = "--checkpoint_path" if given else phase.where(f"{verb}.{key}")
+    for name in [asked] if isinstance(asked, str) else asked or ():
+        path = Path(name)
+        if not (any(path.parent.glob(path.name)) if verb == "validate_all" else path.is_file()):
+            yield Problem(f"{where}: {name}", "there is no such file", "mend the name, or leave it out")
+
+
+def _size(weights: Mapping[str, tuple[int, ...]], where: str) -> Iterator[Problem]:
+    """The weights alone, but for the head, which may be the embedding's: more than memory is too much."""
+    count = sum(math.prod(shape) for name, shape in weights.items() if not name.endswith("lm_head.weight"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if _FLOAT * count > memory:
+        what = f"has {count:,} weights, which are {_FLOAT * count / 2**30:,.1f} GiB of float32, "
+        what += f"and this machine has {memory / 2**30:,.1f} GiB of memory"
+        yield Problem(where, what, "lower hidden_size, filter_size or num_hidden_layers, or use a larger one")
+
+
+def _masks(weights: Mapping[str, tuple[int, ...]], phase: Phase) -> Iterator[Problem]:
+    """With factors of LoRA, the callbacks look at it themselves: masks may be of factors."""
+    given = {name.lower(): arguments for _, name, arguments in named_entries(phase.init.get("callbacks"))}
+    path = given.get("sparsemaskcallback", {}).get("mask_path")
+    if path is None or not given.keys().isdisjoint({"lora", "sparselora"}):
+        return
+    shapes = {name: SimpleNamespace(shape=shape) for name, shape in weights.items()}
+    try:
+        with MaskFile(path) as file:
+            matched(file, shapes)
+    except ProblemError as error:
+        yield from error.problems
+
+
+def _epoch(phase: Phase) -> Iterator[Problem]:
+    loop = Loop(**(settings(phase.init, "loop") or {}))
+    section: Any = phase.params["fit"]["train_dataloader"]
+    if loop.steps_per_epoch is None and loop.grad_accum_steps == 1:
+        return
+    where = phase.where("fit.train_dataloader")
+    data, _ = read_settings(section, where)
+    if data is None:
+        return
+    reader, opened, _ = open_reader(data, where)
+    try:
+        order = make_order(data, len(reader), where)[0] if reader is not None else None
+        if order is not None:
+            yield from epoch_problems(loop, order.remaining(0), phase.where("init.loop"))
+    finally:
+        for rows in opened:
+            rows.close()

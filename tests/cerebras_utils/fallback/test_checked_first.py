@@ -1,0 +1,162 @@
+"""What would end a run, or spoil it, after it has begun: refused by ``--dry-run`` already."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cerebras_utils.fallback.mdl_reader import load_mdl
+from cerebras_utils.fallback.mdl_tree import unwritable
+from cerebras_utils.fallback.mdl_writer import save_mdl
+from pruning.mask_ops import save_mask
+from tests.cerebras_utils.fallback.tiny_runs import LAYER, config, edited, refused, run, with_masks
+
+
+def dry(path, *args, verb="fit"):
+    """What --dry-run refuses, without a directory for the run."""
+    result = run(verb, path, "--dry-run", *args)
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert "fix: " in result.stderr
+    assert not Path("run").exists()
+    return result.stderr
+
+
+def loop(**values):
+    return config(loop={"eval_frequency": None, **values})
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "says"),
+    [
+        ("callbacks", {"KeepNCheckpoints": {"n": 0}}, "KeepNCheckpoints.n"),
+        ("callbacks", {"LoadCheckpointStates": {"load_checkpoint_states": 3}}, 'not "all", or names'),
+        ("loggers", {"TensorBoardLogger": {"legacy_event_dirs": "no"}}, "'no' is not true or false"),
+    ],
+)
+def test_arguments_of_vendor_callbacks(place, kind, entry, says):
+    assert says in dry(config(**{kind: [entry]}))
+
+
+def test_two_of_which_one_would_count(place):
+    several = [{"KeepNCheckpoints": {"n": 1}}, {"keepncheckpoints": {"n": 3}}]
+    said = dry(config(callbacks=several, loggers=[{"TensorBoardLogger": {}}, {"TensorBoardLogger": {}}]))
+    assert said.count("is there already, and one alone would count") == 2
+
+
+def test_what_can_be_told_of_cannot_be_saved_and_the_rest_can(tmp_path):
+    """Both ways: ``save_mdl`` is what the check is about."""
+    good = {"a": {"b.c": 1, 2: "\ud800\0", "d": [None, -(2**70), 0.5, True, {"x", "y"}, ()]}, "e/f": {}}
+    assert list(unwritable(good)) == []
+    save_mdl(tmp_path / "good.mdl", good)
+    assert load_mdl(tmp_path / "good.mdl") == good
+    for number, bad in enumerate(
+        [{"a": b"x"}, {"a": date(2026, 1, 1)}, {True: 1}, {1.5: 1}, {"a.b": 1, "a": {"b": 1}}, {"\ud800": 1}]
+    ):
+        ((place, _),) = unwritable({"top": bad})
+        assert place.startswith("top.")
+        with pytest.raises((AssertionError, UnicodeError)):
+            save_mdl(tmp_path / f"{number}.mdl", {"top": bad})
+
+
+def test_what_no_checkpoint_can_hold(place):
+    """Every checkpoint has the config in it: the first one would end the run."""
+    path = config(callbacks=[{"GlobalFlags": {}}], loggers=[{"WandbLogger": {}}])
+    text = Path(path).read_text()
+    text = text.replace("GlobalFlags: {}", "GlobalFlags: {csx.debug: 1, csx: {debug: 2}, on: 3}")
+    text = text.replace("WandbLogger: {}", "WandbLogger: {project: !!binary aGk=, run_name: 2026-11-21}")
+    Path(path).write_text(text)
+    said = dry(path)
+    assert "WandbLogger.run_name" in said
+    assert "write it in quotes" in said
+    assert "b'hi' is a bytes" in said
+    assert "the key True is a bool" in said
+    assert "GlobalFlags.csx.debug\n   stands twice" in said
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_a_seed_that_torch_does_not_take(place, seed):
+    assert "from -2^63 to 2^64 - 1" in dry(config(seed=seed))
+
+
+def test_the_greatest_and_the_smallest_seed(place):
+    for seed in (2**64 - 1, -(2**63)):
+        assert run("fit", config(seed=seed), "--dry-run").exit_code == 0
+
+
+def test_no_eps_under_masks(place):
+    masks = {f"{LAYER}.self_attn.proj_q_dense_layer.weight": torch.eye(16, dtype=torch.bool)}
+    save_mask(masks, "masks.safetensors")
+    section = {"AdamW": {"eps": 0.0}}
+    assert "0 / 0" in dry(config(callbacks=with_masks(), optimizer=section))
+    for callbacks in ([], with_masks(False)):
+        assert run("fit", config(callbacks=callbacks, optimizer=section), "--dry-run").exit_code == 0
+
+
+def test_a_mask_without_its_weight_or_of_another_shape(place):
+    name = f"{LAYER}.self_attn.proj_q_dense_layer.weight"
+    for mask, says in (
+        ({"model.nope.weight": torch.ones(2, 2, dtype=torch.bool)}, "has no parameter in the model"),
+        ({name: torch.ones(2, 2, dtype=torch.bool)}, "is of shape (2, 2), the weight (16, 16)"),
+    ):
+        Path("masks.safetensors").unlink(missing_ok=True)
+        save_mask(mask, "masks.safetensors")
+        assert says in dry(config(callbacks=with_masks()))
+
+
+def test_a_model_too_big_for_this_machine(place):
+    model = yaml.safe_load(Path(config()).read_text())["trainer"]["init"]["model"]
+    for size in (2**24, 10**9, 2**40):
+        section = {**model, "hidden_size": size, "filter_size": size, "num_heads": 1}
+        said = dry(config(model=section))
+        assert "GiB of memory" in said or "more bytes than can be counted" in said
+
+
+def test_a_checkpoint_that_is_not_there(place):
+    assert "there is no such file" in dry(config(), "--checkpoint_path", "absent.mdl")
+    path = edited(config(), lambda t: t["fit"].update(ckpt_path="absent.mdl"))
+    said = dry(path)
+    assert "trainer.fit.ckpt_path" in said
+    assert run("fit", path, "--dry-run", "--checkpoint_path", "train/data.h5").exit_code == 0
+
+
+def test_epochs_and_accumulations_that_the_data_are_too_short_for(place):
+    """40 samples in batches of 4."""
+    assert "an epoch has 10 batches" in dry(loop(num_epochs=2, steps_per_epoch=11))
+    assert run("fit", loop(num_epochs=2, steps_per_epoch=10), "--dry-run").exit_code == 0
+    assert "more than the 10 batches" in dry(loop(num_epochs=2, grad_accum_steps=11))
+    said = dry(loop(max_steps=4, grad_accum_steps=5))
+    assert "makes no step of the optimizer" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_device_of_a_later_trainer(place):
+    one = yaml.safe_load(Path(config()).read_text())
+    other = yaml.safe_load(Path(config(backend={"backend_type": "GPU"})).read_text())
+    Path("c.yaml").write_text(yaml.safe_dump({"trainer": [one, other]}))
+    assert "torch sees no GPU here" in dry("c.yaml")
+    assert "torch sees no GPU here" in refused("c.yaml")
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    "section",
+    [{}, {"val_dataloaders": []}, {"val_dataloaders": None}, {"ckpt_paths": []}],
+    ids=["no data", "empty data", "null data", "no checkpoints"],
+)
+def test_a_validation_of_nothing(place, section):
+    def change(trainer):
+        data = [trainer["validate"]["val_dataloader"]]
+        trainer["validate_all"] = {"val_dataloaders": data, **section} if "ckpt_paths" in section else section
+
+    assert "nothing would be validated" in dry(edited(config(), change), verb="validate_all")
+
+
+def test_a_number_that_is_text_is_one_problem(place):
+    text = Path(config()).read_text().replace("weight_decay: 0.1", "weight_decay: 1e-5")
+    Path("c.yaml").write_text(text)
+    said = dry("c.yaml")
+    assert said.count("weight_decay") == 1
+    assert "write 1.0e-5" in said
