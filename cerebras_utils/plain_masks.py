@@ -17,6 +17,8 @@ from pruning.problems import Problem, ProblemError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from cerebras_utils.mask_arithmetic import Mask
+
 
 class PlainMasks:
     """Read once, and held on the devices of the weights: a byte for each weight."""
@@ -25,7 +27,7 @@ class PlainMasks:
         self.mask_path, self.every_step = mask_path, every_step
         self.weights: dict[str, nn.Parameter] = {}
         self.masks: dict[str, Tensor] = {}  # parameter name → bool, True = keep, on the parameter's device
-        self._bytes: dict[str, Tensor] = {}  # the same masks as numbers: of FSDP, this process's rows
+        self._local: dict[str, Mask] = {}  # the same masks: of FSDP, this process's rows
         self._check: ZeroCheck | None = None
 
     def pre_setup(self, trainer: Any) -> None:
@@ -33,9 +35,8 @@ class PlainMasks:
 
     def setup(self, trainer: Any) -> None:
         """Every mask must find its weight with its shape; all that do not are reported together."""
-        import torch
-
         from cerebras_utils.fallback.shards import as_shard, local
+        from cerebras_utils.mask_arithmetic import Mask
 
         weights = dict(trainer.model.named_parameters(remove_duplicate=False))
         with MaskFile(self.mask_path) as file:
@@ -44,7 +45,7 @@ class PlainMasks:
                 self.masks[parameter] = as_shard(
                     file.mask(mask).to(weights[parameter].device), weights[parameter]
                 )
-        self._bytes = {name: local(mask).view(torch.uint8) for name, mask in self.masks.items()}
+        self._local = {name: Mask(local(mask)) for name, mask in self.masks.items()}
         if self.every_step:
             weights = {name: local(weight) for name, weight in self.weights.items()}
             self._check = ZeroCheck(weights, {name: local(mask) for name, mask in self.masks.items()})
@@ -61,11 +62,10 @@ class PlainMasks:
     def before_step(self) -> None:
         """Before clipping: its norm is that of the masked gradients."""
         from cerebras_utils.fallback.shards import local
-        from cerebras_utils.mask_arithmetic import clear
 
         for name, weight in self.weights.items():
             if weight.grad is not None:
-                clear(local(weight.grad), self._bytes[name])
+                self._local[name].clear(local(weight.grad))
 
     def after_step(self, optimizer: Any) -> None:
         self.mask_weights()
@@ -123,11 +123,10 @@ class PlainMasks:
         import torch
 
         from cerebras_utils.fallback.shards import local
-        from cerebras_utils.mask_arithmetic import multiply
 
         with torch.no_grad():
             for name, tensor in tensors.items():
-                multiply(local(tensor), self._bytes[name])
+                self._local[name].multiply(local(tensor))
 
     def _hidden(self) -> Iterator[Problem]:
         from cerebras_utils.fallback.shards import count

@@ -11,20 +11,19 @@ if TYPE_CHECKING:
 
 class ZeroCheck:
     def __init__(self, weights: "Mapping[str, Tensor]", masks: "Mapping[str, Tensor]") -> None:
-        import torch
+        from cerebras_utils.mask_arithmetic import Mask, are_zero  # numba: not on the way to a CS-3
 
-        self._pairs = {name: (weight, masks[name].view(torch.uint8)) for name, weight in weights.items()}
+        self._pairs = {name: (weight, Mask(masks[name])) for name, weight in weights.items()}
+        self._are_zero = are_zero
 
     def __call__(self, when: str) -> None:
         """Raise for the layers in which a dropped weight came back, with their number. NaN is one, too."""
         import torch
 
-        from cerebras_utils.mask_arithmetic import are_zero  # numba: not on the way to a CS-3
-
         with torch.no_grad():
-            if are_zero(self._pairs.values()):
+            if self._are_zero(self._pairs.values()):
                 return
-            dropped = {name: keep == 0 for name, (_, keep) in self._pairs.items()}
+            dropped = {name: mask.keep == 0 for name, (_, mask) in self._pairs.items()}
             revived, sick = {}, {}
             for name, (weight, _) in self._pairs.items():
                 revived[name] = int(((weight != 0) & dropped[name]).sum())

@@ -41,10 +41,13 @@ class Part:
     """A file on its way to its final name; a context manager that commits, or on an exception discards.
 
     Write through ``fd`` (or ``write``), not by opening ``path`` anew in a way that replaces the file.
+    What can be made again need not be ``durable``: a crash of the machine may then leave an empty file.
     """
 
-    def __init__(self, target: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        self.target = Path(target)
+    def __init__(
+        self, target: str | os.PathLike[str], *, overwrite: bool = False, durable: bool = True
+    ) -> None:
+        self.target, self._durable = Path(target), durable
         self._overwrite = overwrite
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,13 +73,15 @@ class Part:
     def commit(self) -> None:
         """Name the file, or leave nothing of it."""
         try:
-            os.fsync(self.fd)
+            if self._durable:
+                os.fsync(self.fd)
             if self._overwrite:
                 os.rename(self.path, self.target)
             else:
                 _link(self.path, self.target)
                 self.path.unlink()
-            sync(self.target.parent)
+            if self._durable:
+                sync(self.target.parent)
         except OSError as error:
             self.discard()
             raise refusal(self.target, error) from error

@@ -93,7 +93,7 @@ def _held(file: Path, stamp: list[Any]) -> RunRecord | None:
 
 
 def _keep(file: Path, stamp: list[Any], record: RunRecord) -> None:
-    with suppress(OSError, ProblemError), Part(file, overwrite=True) as part:
-        # Where it cannot be written, the runs are read again the next time.
+    # Where it cannot be written, or a crash empties it, the run is read again the next time.
+    with suppress(OSError, ProblemError), Part(file, overwrite=True, durable=False) as part:
         kept = {"stamp": stamp, "masks": _masks_stamp(record), "record": record.to_json()}
         part.write(json.dumps(kept).encode())

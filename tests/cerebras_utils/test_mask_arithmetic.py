@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cerebras_utils import mask_arithmetic
-from cerebras_utils.mask_arithmetic import are_zero, clear, multiply
+from cerebras_utils.mask_arithmetic import Mask, are_zero
 
 ODD = [0.0, -0.0, 1e-45, -1e-45, 3e38, float("inf"), -float("inf"), float("nan")]
 
@@ -32,27 +32,27 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def test_multiply_is_a_product(tensor: torch.Tensor, keep: torch.Tensor) -> None:
     wanted = tensor * keep
-    multiply(tensor, keep)
+    Mask(keep).multiply(tensor)
     assert torch.equal(bits(tensor), bits(wanted))
 
 
 def test_clear_leaves_plain_zeros_even_of_nan(tensor: torch.Tensor, keep: torch.Tensor) -> None:
     wanted = torch.where(keep.bool(), tensor, torch.zeros_like(tensor))
-    clear(tensor, keep)
+    Mask(keep).clear(tensor)
     assert torch.equal(bits(tensor), bits(wanted))
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, -1.0, float("nan"), float("inf")])
 def test_are_zero(value: float, tensor: torch.Tensor, keep: torch.Tensor) -> None:
-    clear(tensor, keep)
-    assert are_zero([(tensor, keep)])
+    Mask(keep).clear(tensor)
+    assert are_zero([(tensor, Mask(keep))])
     if not tensor.numel():
         return
     row, column = (keep == 0).nonzero()[-1].tolist()
     tensor[row, column] = value
-    assert are_zero([(tensor, keep), (torch.zeros(3), torch.ones(3, dtype=torch.uint8))]) is not bool(
-        tensor[row, column] != 0
-    )
+    assert are_zero(
+        [(tensor, Mask(keep)), (torch.zeros(3), Mask(torch.ones(3, dtype=torch.bool)))]
+    ) is not bool(tensor[row, column] != 0)
 
 
 def test_of_nothing_all_is_zero() -> None:
@@ -65,9 +65,9 @@ def test_a_step_of_plain_training_takes_the_compiled_passes(monkeypatch: pytest.
     for name in ("_multiply", "_clear", "_bits_under"):
         monkeypatch.setattr(mask_arithmetic, name, lambda *_, name=name: taken.append(name))
     weight = torch.nn.Parameter(torch.randn(4, 4))
-    keep = torch.ones(4, 4, dtype=torch.uint8)
+    mask = Mask(torch.ones(4, 4, dtype=torch.bool))
     with torch.no_grad():
-        multiply(weight, keep)
-        clear(weight, keep)
-        are_zero([(weight, keep)])
+        mask.multiply(weight)
+        mask.clear(weight)
+        are_zero([(weight, mask)])
     assert taken == ["_multiply", "_clear", "_bits_under"]

@@ -1,12 +1,16 @@
 """Reading runs: whole, half, broken, restarted, of plain cszoo; and the cache."""
 
 import json
+import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cerebras_utils.event_curves import Curve
 from experiments.runs.cache import read_runs
+from experiments.runs.curves import thinned
 from experiments.runs.find import run_directories
 from experiments.runs.read import read_run
 from experiments.runs.record import RunRecord
@@ -109,3 +113,14 @@ def test_a_run_that_may_go_on_is_read_again(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", params(), receipt=False, steps=7, state="half")
     read_runs([path], cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_long_curve_is_the_means_of_its_stretches() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=1000).astype(np.float32)
+    values[[3, 500]], values[990:] = np.nan, np.inf
+    found = thinned(Curve(np.arange(1, 1001), values, np.zeros(1000)))
+    assert len(found) == 297
+    assert found[0] == [2, pytest.approx(values[:3].mean(dtype=float))]
+    assert found[1] == [5, pytest.approx(values[[4, 5]].mean(dtype=float))]
+    assert all(math.isfinite(value) for _, value in found)
