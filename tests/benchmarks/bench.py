@@ -131,7 +131,8 @@ def explanations(settings: Settings) -> list[str]:
             "Training: trainers, each in a process of its own with all cores, take a step in turns; a figure "
             f"of a repetition is the median of {training.STEPS} steps, a ratio the median of as many pairs. "
             "A step is the next batch, forward, backward, clipping, optimizer, schedule and all callbacks, "
-            "without validation and checkpoints. Checkpoints are those of configs/gpt2_10m.yaml.",
+            "without validation and checkpoints. What masks cost is taken within one process, which leaves "
+            "them out in every other step. Checkpoints are those of configs/gpt2_10m.yaml.",
         ]
     return [line for paragraph in text for line in (paragraph, "")]
 

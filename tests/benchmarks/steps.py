@@ -5,7 +5,7 @@
 dense and masked are this project's fallback, cszoo is ModelZoo's own trainer; all run configs/gpt2_1m.yaml
 as it is, on random data, without validations and checkpoints. A line on stdin asks for a step. The
 answers on stdout are JSON: what runs here, or what is missing; then the seconds of each step, with its
-batch, its optimizer step and all callbacks.
+batch, its optimizer step and all callbacks. Asked for a step "unmasked", masked leaves its masks out.
 """
 
 import json
@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,14 @@ class Turns:
     def __init__(self, kind: str) -> None:
         self.answers = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
-        self.kind, self.begun = kind, 0.0
+        self.kind, self.begun, self.asked = kind, 0.0, ""
 
     def say(self, answer: object) -> None:
         print(json.dumps(answer), file=self.answers)
 
     def wait(self) -> None:
-        if not sys.stdin.readline():
+        self.asked = sys.stdin.readline().strip()
+        if not self.asked:
             os._exit(0)  # whoever asked has gone; nothing of this run is wanted
         self.begun = time.perf_counter()
 
@@ -109,8 +111,25 @@ def fallback(kind: str, work: Path) -> None:
     config = work / f"{kind}-{os.getpid()}.yaml"
     config.write_text(yaml.safe_dump(asked))
     made, clock = run.make_callbacks, Clock(kind)
-    run.make_callbacks = lambda named: OrderedDict(made(named), clock=clock)
+
+    def callbacks(named: Any) -> OrderedDict[str, Any]:
+        found = OrderedDict(made(named))
+        if kind == "masked":
+            switch(found["SparseMaskCallback"], lambda: clock.asked != "unmasked")
+        return OrderedDict(found, clock=clock)
+
+    run.make_callbacks = callbacks
     run.run(config, "fit", run.Overrides(device="CPU", model_dir=str(work / f"{kind}-{os.getpid()}")))
+
+
+def switch(callback: Any, on: Callable[[], bool]) -> None:
+    """What it does in every step, only while ``on``."""
+
+    def maybe(hook: Callable[..., None]) -> Callable[..., None]:
+        return lambda *given: hook(*given) if on() else None
+
+    for name in ("on_before_optimizer_step", "on_after_optimizer_step", "on_train_batch_end"):
+        setattr(callback, name, maybe(getattr(callback, name)))
 
 
 def cszoo(kind: str, work: Path) -> None:

@@ -85,7 +85,7 @@ def bench(tools, monkeypatch, tmp_path, capsys):
 
 def trained(tools, runs=1, without=()):
     """Steps of 100 ms, 102 with masks, 200 in ModelZoo; ours run on both versions of torch."""
-    seconds = {"dense": 0.1, "masked": 0.102, "cszoo": 0.2, "vendor": 0.11}
+    seconds = {"dense": 0.1, "masked": 0.102, "unmasked": 0.1, "cszoo": 0.2, "vendor": 0.11}
     steps = {name: [[value] * 3] * runs for name, value in seconds.items() if name not in without}
     versions = {name: {"torch": "2.0" if name in ("cszoo", "vendor") else "3.0"} for name in steps}
     saves = {"mdl synced": [0.4], "torch synced": [0.2], "mdl cached": [0.2], "torch cached": [0.2]}
@@ -309,8 +309,8 @@ def test_real_steps_and_checkpoints(tools, monkeypatch, tmp_path):
         seed=0,
     )
     found = tools["training"].measure(settings)
-    assert {"dense", "masked"} <= set(found.steps)
-    assert set(found.steps) | set(found.missing) == {"dense", "masked", "cszoo"}
+    assert {"dense", "masked", "unmasked"} <= set(found.steps)
+    assert set(found.steps) | set(found.missing) == {"dense", "masked", "unmasked", "cszoo"}
     assert all(0 < seconds < 60 for runs in found.steps.values() for run in runs for seconds in run)
     assert all(row.measured for row in tools["training"].saving_rows(found.saves))
     assert all(row.measured.median > 0 for row in tools["training"].lora_rows(found.lora))
