@@ -115,7 +115,7 @@ def weights_command(checkpoint: str) -> str:
     )
     code = (
         "from pathlib import Path; "
-        "from cerebras_utils.fallback.checkpoints import read_checkpoint; "
+        "from cerebras_utils.fallback.checkpoint_reading import read_checkpoint; "
         "from cerebras_utils.fallback.mdl_writer import save_mdl; "
         f'save_mdl(Path({target}), {{"model": read_checkpoint(Path({source}))["model"]}})'
     )

@@ -21,8 +21,6 @@ from cerebras_utils.fallback.states import chosen, not_loaded
 from cerebras_utils.fallback.weights import load_model
 from pruning.problems import Problem, ProblemError, fail
 
-__all__ = ["Checkpoints", "read_checkpoint"]
-
 
 class Checkpoints:
     def __init__(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cerebras_utils.conversion.merge import run
 from cerebras_utils.conversion.request import Request
-from cerebras_utils.fallback.checkpoints import read_checkpoint
+from cerebras_utils.fallback.checkpoint_reading import read_checkpoint
 from cerebras_utils.fallback.mdl_writer import save_mdl
 from pruning.mask_ops import save_mask
 from pruning.problems import ProblemError
