@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,8 +95,9 @@ def _brief(value: Any) -> str:
 
 
 def _is_archive(path: Path) -> bool:
-    """Of ``torch.save``, whatever its name is: a ZIP file."""
-    return zipfile.is_zipfile(path)
+    """Of ``torch.save``, whatever its name is: by its first bytes, for the last of a .mdl are weights."""
+    with path.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
 
 
 def _load_pickle(path: Path) -> Any:

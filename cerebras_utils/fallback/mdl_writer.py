@@ -170,7 +170,7 @@ def _lay_out(
 
 @contextmanager
 def _scratch(target: Path, size: int) -> Iterator[tuple[int, str]]:
-    """A file for structures alone, a thousandth of the numbers: in memory, or beside ``target``."""
+    """A file for structures alone, 0.4 MB beside 121 of numbers: in memory, or beside ``target``."""
     room = _free(_MEMORY) if os.access(_MEMORY, os.W_OK) else 0
     place = _MEMORY if room > 4 * size else str(target.parent)
     if place != _MEMORY and _free(place) < 4 * size:

@@ -1,6 +1,7 @@
 """What a run says and refuses of the checkpoint it starts from: nothing is dropped or begun anew unsaid."""
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -250,3 +251,14 @@ def test_nan_in_the_weights_is_no_matter_of_the_learning_rate(start):
     assert "1 tensors hold values that are NaN or infinite" in result.stderr
     assert "not finite in what it starts from: start from another checkpoint" in result.stderr
     assert "learning rate" not in result.stderr.partition("error:")[2]
+
+
+def test_weights_that_look_like_the_end_of_an_archive_are_weights(tmp_path):
+    """The record that ends a ZIP file, as the last weights of a .mdl."""
+    record = b"PK\x05\x06" + bytes(18) + bytes(2)
+    weights = torch.frombuffer(bytearray(record), dtype=torch.uint8)
+    save_mdl(tmp_path / "c.mdl", {"model": {"model.w": weights}})
+    with (tmp_path / "c.mdl").open("ab") as stream:
+        stream.write(record[:22])
+    assert zipfile.is_zipfile(tmp_path / "c.mdl")
+    assert read_checkpoint(tmp_path / "c.mdl")["model"]["model.w"].tolist() == list(record)
