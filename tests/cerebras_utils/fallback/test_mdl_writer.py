@@ -29,6 +29,25 @@ def test_whole_state_comes_back(tmp_path, full_state, same_tree):
     assert [entry.name for entry in tmp_path.iterdir()] == ["c.mdl"]
 
 
+@pytest.mark.parametrize("at_once", [1, 100_000, 1 << 30])
+def test_large_tensors_among_small_ones(tmp_path, monkeypatch, same_tree, at_once):
+    """Also where the system writes less than it was asked to."""
+
+    def pwritev(fd, views, offset, real=os.pwritev):
+        asked.append(len(views))
+        return real(fd, [*views[:-1], views[-1][:10_001]], offset)
+
+    asked = []
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    monkeypatch.setattr(mdl_writer, "_AT_ONCE", at_once)
+    numbers = torch.arange(30_000.0)
+    tree = {"small": torch.ones(3), "transposed": numbers.view(300, 100).t(), "tied": numbers}
+    tree |= {str(i): numbers[i:] + i for i in range(9)} | {"brain": numbers.bfloat16(), "again": numbers}
+    save_mdl(tmp_path / "c.mdl", tree)
+    same_tree(load_mdl(tmp_path / "c.mdl"), tree)
+    assert sum(asked) == 11, "all that is large and contiguous, once"
+
+
 def test_masks_are_computed_from_it(tmp_path, full_state):
     save_mdl(tmp_path / "c.mdl", full_state)
     with open_checkpoint(tmp_path / "c.mdl") as source:
@@ -131,7 +150,7 @@ def test_full_disk_without_memory(tiny_disk, monkeypatch):
 
 
 def test_what_hdf5_cannot_write_is_no_traceback(tmp_path, monkeypatch):
-    monkeypatch.setattr(mdl_writer, "_lay_out", Mock(side_effect=RuntimeError("errno = 28")))
+    monkeypatch.setattr(mdl_writer.Layout, "describe", Mock(side_effect=RuntimeError("errno = 28")))
     with pytest.raises(ProblemError, match="HDF5 cannot write there: errno = 28"):
         save_mdl(tmp_path / "c.mdl", {"w": torch.ones(2)})
     assert list(tmp_path.iterdir()) == []
