@@ -1,8 +1,46 @@
-"""What tests of files have in common."""
+"""What all tests have in common."""
 
 import subprocess
 
 import pytest
+
+DEVICES = {
+    "cpu": "",
+    "second": "a device that is the CPU's memory in disguise (tests/second_device)",
+    "cuda": "a GPU",
+}
+
+
+def pytest_addoption(parser):
+    about = "; ".join(f"{name}: {what}" for name, what in DEVICES.items() if what)
+    parser.addoption("--device", choices=list(DEVICES), default="cpu", help=f"where runs compute. {about}")
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """The type of the device that runs compute on in these tests."""
+    return request.config.getoption("--device")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runs_on_the_device(device, request):
+    """Whatever the config of a test says."""
+    if device == "cpu":
+        yield
+        return
+    import torch
+
+    from cerebras_utils.fallback import run
+    from tests import second_device
+
+    if device == "second":
+        place = second_device.register(request.config.cache.mkdir("second_device"))
+    else:
+        assert torch.cuda.is_available(), "torch sees no GPU here"
+        place = torch.device("cuda", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "device_of", lambda init, asked: place)
+        yield
 
 
 @pytest.fixture

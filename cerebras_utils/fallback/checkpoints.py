@@ -156,7 +156,7 @@ class Checkpoints:
 
 def _random_state() -> dict[str, Any]:
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # a run on the CPU does not wake the GPU beside it
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -169,7 +169,7 @@ def _set_random(saved: Mapping[str, Any], processes: Processes, step: int) -> No
         return
     state = saved["random"] if processes.first else others[processes.rank - 1]
     torch.set_rng_state(state["cpu"].to(torch.uint8).cpu())
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"].to(torch.uint8).cpu())
 
 

@@ -136,7 +136,6 @@ class Processes:
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(device.type, (self.world,))
-        model.to(device)
         for layer in model.get_submodule("model.transformer_decoder.layers").children():
             fully_shard(layer, mesh=mesh, reshard_after_forward=True)
         fully_shard(model, mesh=mesh, reshard_after_forward=True)

@@ -1,6 +1,5 @@
 """From a config file to finished runs: everything is checked first, then each trainer of the file runs."""
 
-import os
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ from cerebras_utils.fallback.checking import find_notes, find_problems, listed
 from cerebras_utils.fallback.checkpoints import Checkpoints
 from cerebras_utils.fallback.compiled import compile_errors, compile_model
 from cerebras_utils.fallback.data.loader import Loader, make_loader
+from cerebras_utils.fallback.devices import device_of, devices_of, make_current, memory_errors
 from cerebras_utils.fallback.interruption import Interruption
 from cerebras_utils.fallback.models.build import build_model
 from cerebras_utils.fallback.models.draws import OwnGenerators
@@ -111,29 +111,6 @@ def _checked(config: Path, verb: str, overrides: Overrides) -> list[Phase]:
     return phases
 
 
-def devices_of(phases: Sequence[Phase], asked: str | None) -> list[torch.device]:
-    """Of every trainer, before one of them runs: an error where one is not here."""
-    return [device_of(phase.init, asked) for phase in phases]
-
-
-def device_of(init: Mapping[str, Any], asked: str | None) -> torch.device:
-    """What the command line says, else the file; CSX in a file means: the best that is here."""
-    backend = init.get("backend")
-    written = asked or init.get("device") or (backend or {}).get("backend_type") or "CSX"
-    wants_gpu = written.upper() == "GPU" or (written.upper() == "CSX" and torch.cuda.is_available())
-    if wants_gpu and not torch.cuda.is_available():
-        raise ProblemError(
-            [Problem("--target_device GPU", "torch sees no GPU here", "use --target_device CPU")]
-        )
-    if not wants_gpu:
-        return torch.device("cpu")
-    index, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if index >= gpus:
-        what = f"torchrun started process {index} on a machine of {gpus} GPUs, counted from 0"
-        raise ProblemError([Problem("--target_device GPU", what, f"use --nproc_per_node {gpus}")])
-    return torch.device("cuda", index)
-
-
 def make_callbacks(named: Sequence[tuple[str, Mapping[str, Any]]]) -> "OrderedDict[str, Hooks]":
     """Those that act in the order of the YAML, then those that measure; a second of a name is NAME_2."""
     made: OrderedDict[str, Hooks] = OrderedDict()
@@ -156,6 +133,7 @@ def _run_phase(
 ) -> dict[str, Any]:
     init = dict(phase.init)
     device = processes.together(lambda: device_of(init, overrides.device))
+    make_current(device)
     model_dir = overrides.model_dir or init.get("model_dir") or "./model_dir"
     checkpoint, logging = settings(init, "checkpoint") or {}, settings(init, "logging") or {}
     named = with_defaults(init.get("callbacks") or [], DEFAULT_CALLBACKS)
@@ -182,7 +160,7 @@ def _run_phase(
             checkpoint_name=checkpoint["checkpoint_name"],
         )
 
-    with processes.together(make_directory) as directory:
+    with processes.together(make_directory) as directory, memory_errors(device):
         report: RunReport | NoReport = NoReport()
         if isinstance(directory, RunDirectory):
             report = RunReport(directory, device=device.type, events=loggers.get("TensorBoardLogger"))
@@ -191,6 +169,7 @@ def _run_phase(
                 model = build_model(init["model"], phase.where("init.model"))
                 for callback in callbacks.values():
                     callback.change_model(model)
+            model.to(device)
             processes.shard(model, device)
             processes.own_random_numbers()
             if overrides.compiled:

@@ -46,7 +46,7 @@ class Report(Protocol):
 
 @dataclass(kw_only=True)
 class Trainer:
-    model: nn.Module
+    model: nn.Module  # on the device already, for the optimizer's states are where its parameters are
     optimizer: torch.optim.Optimizer | None
     schedulers: Sequence[Any]
     loop: Loop
@@ -74,7 +74,6 @@ class Trainer:
     _saves_left: int = 0  # in the whole run
 
     def __post_init__(self) -> None:
-        self.model.to(self.device)
         for hook in ("pre_setup", "setup", "post_setup"):
             self.processes.together(partial(self.call, hook))
         self._run = self.processes.runner(self.model, self.device, trains=self.optimizer is not None)

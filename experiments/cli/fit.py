@@ -104,8 +104,9 @@ def _run_torch(
     processes: Any,
 ) -> None:
     from cerebras_utils.cszoo_yaml import load_config
+    from cerebras_utils.fallback.devices import devices_of
     from cerebras_utils.fallback.not_finite import NotFiniteError
-    from cerebras_utils.fallback.run import Overrides, check, devices_of, notes, run
+    from cerebras_utils.fallback.run import Overrides, check, notes, run
     from pruning.problems import Problem, ProblemError
 
     refused, idle = without_use(given)

@@ -84,14 +84,15 @@ def _refused_here(plan: SweepPlan) -> list[Problem]:
         return [
             Problem(where, what, "run the Python that ModelZoo is installed in, or choose another device")
         ]
-    from cerebras_utils.fallback.run import check, device_of
+    from cerebras_utils.fallback.devices import devices_of
+    from cerebras_utils.fallback.run import check
 
     first = plan.rows[0].run
     text, _ = config_of(first, plan.base, plan.spec, plan.out)
     phases = phases_of(parse_yaml(text, first.folder))
     problems = check(phases, "fit")
     try:
-        device_of(phases[0].init, plan.spec.device)
+        devices_of(phases, plan.spec.device)
     except ProblemError as error:
         where = f"{plan.spec.path}: device"
         problems += [Problem(where, problem.what, "write `device: CPU`") for problem in error.problems]

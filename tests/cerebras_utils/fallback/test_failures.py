@@ -88,6 +88,27 @@ def test_a_nan_keeps_the_last_good_checkpoint_and_names_the_step(place, monkeypa
     assert receipt()["steps"] == 6, "the same command goes on from step 3"
 
 
+def out_of_memory():
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 1 GiB")
+
+
+@pytest.mark.parametrize(
+    ("allocate", "said"),
+    [
+        (lambda: torch.empty(1 << 50), "is full: can't allocate memory: you tried"),
+        (out_of_memory, "full: CUDA out of memory"),
+        (lambda: bytearray(1 << 60), "is full: MemoryError"),
+    ],
+)
+def test_full_memory_is_no_traceback(place, monkeypatch, allocate, said):
+    monkeypatch.setattr("cerebras_utils.fallback.trainer.Trainer._forward", lambda *_: allocate())
+    told = refused(config())
+    assert "error: the memory of " in told
+    assert said in told
+    assert "lower batch_size" in told
+    assert receipt()["state"] == "failed"
+
+
 def test_a_nan_in_validation_ends_the_run_too(place):
     start = dense()
     tree = load_mdl(Path(start))

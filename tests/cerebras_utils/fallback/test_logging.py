@@ -50,7 +50,7 @@ def every_point(directory):
     return found
 
 
-def test_all_tags_of_a_cszoo_run_at_the_steps_that_are_logged(place):
+def test_all_tags_of_a_cszoo_run_at_the_steps_that_are_logged(place, device):
     """Every ``log_steps``, and the last; in validation every so many batches, and the last."""
     loop = {"max_steps": 7, "eval_frequency": 4, "eval_steps": 3}
     fitted(config(loop=loop, logging={"log_steps": 3}, checkpoint={"steps": 4}))
@@ -63,8 +63,8 @@ def test_all_tags_of_a_cszoo_run_at_the_steps_that_are_logged(place):
     assert found["loop_time_remaining"][-1][1] <= found["time_remaining"][-1][1]
     assert found["validate_0/time_remaining"][-1][1] == 0
     log = Path("run/latest_run.log").read_text()
-    assert f"| Train Device=cpu, Step=3, Loss={found['loss'][0][1]:.5f}, Rate=" in log
-    assert "| Eval Device=cpu, GlobalStep=7, Batch=3, Loss=" in log
+    assert f"| Train Device={device}, Step=3, Loss={found['loss'][0][1]:.5f}, Rate=" in log
+    assert f"| Eval Device={device}, GlobalStep=7, Batch=3, Loss=" in log
     stages = sorted(Path("run/cerebras_logs/latest/executors").glob("0*"))
     about = [json.loads((stage / "metadata.json").read_text()) for stage in stages]
     assert [(one["stage"], one["num_steps"]) for one in about] == [

@@ -70,7 +70,7 @@ def test_zeros_stay_zero_in_weights_and_state(place, optimizer):
     assert {layer["sparsity"] for layer in receipt["layers"].values()} == {0.5}
 
 
-def test_masked_training_is_a_plain_loop_that_masks_after_every_step(place):
+def test_masked_training_is_a_plain_loop_that_masks_after_every_step(place, device):
     """The oracle: ``w *= mask`` after each optimizer step, on weights and on moments."""
     from cerebras_utils.fallback.data.loader import make_loader
     from cerebras_utils.fallback.models.build import build_model
@@ -89,7 +89,7 @@ def test_masked_training_is_a_plain_loop_that_masks_after_every_step(place):
 
     params = yaml.safe_load(Path(path).read_text())["trainer"]
     tree = load_mdl(Path(start))
-    model = build_model(params["init"]["model"])
+    model = build_model(params["init"]["model"]).to(device)
     model.load_state_dict(tree["model"])
     optimizer = make_optimizer(params["init"]["optimizer"], model.named_parameters())
     schedulers = make_schedulers(params["init"]["schedulers"], optimizer)
@@ -99,6 +99,7 @@ def test_masked_training_is_a_plain_loop_that_masks_after_every_step(place):
     loader = make_loader(params["fit"]["train_dataloader"], seed=1, where="train")
     loader.load_state_dict(tree["dataloader"])
     weights = {name: p for name, p in model.named_parameters() if name in masks}
+    masks = {name: mask.to(device) for name, mask in masks.items()}
 
     def mask_everything():
         with torch.no_grad():
@@ -111,7 +112,7 @@ def test_masked_training_is_a_plain_loop_that_masks_after_every_step(place):
     mask_everything()
     losses = []
     for _, batch in zip(range(7), loader, strict=False):
-        loss = model(batch).loss
+        loss = model({name: value.to(device) for name, value in batch.items()}).loss
         loss.backward()
         for name, weight in weights.items():
             weight.grad *= masks[name]
@@ -126,7 +127,7 @@ def test_masked_training_is_a_plain_loop_that_masks_after_every_step(place):
     found = scalars("sparse")["loss"]
     assert [found[step] for step in range(4, 11)] == pytest.approx(losses, abs=1e-7)
     trained = load_mdl(Path("sparse/checkpoint_10.mdl"))["model"]
-    assert max((trained[n] - p.detach()).abs().max().item() for n, p in model.named_parameters()) < 1e-7
+    assert max((trained[n] - p.detach().cpu()).abs().max().item() for n, p in model.named_parameters()) < 1e-7
 
 
 def test_once_prunes_the_start_and_trains_densely(place):
