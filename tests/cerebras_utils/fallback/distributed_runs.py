@@ -28,7 +28,11 @@ def on_step_three(what):
 
 
 def crash():
-    raise MemoryError("no memory in the second process")
+    raise RuntimeError("a bug in the second process")
+
+
+def no_memory():
+    raise MemoryError
 
 
 def unreadable(self, numbers):
@@ -37,6 +41,7 @@ def unreadable(self, numbers):
 
 FAULTS = {
     "crash": (ComputeNorm, "on_train_batch_start", on_step_three(crash)),
+    "memory": (ComputeNorm, "on_train_batch_start", on_step_three(no_memory)),
     "killed": (
         ComputeNorm,
         "on_train_batch_start",
