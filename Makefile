@@ -41,7 +41,7 @@ test: .venv  ## the default tests, within two minutes
 	$(BIN)/python -m pytest -n auto
 
 test-slow: .venv  ## what needs minutes or a package index
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2
 
 test-cerebras:  ## against cerebras-pytorch's own classes, in .venv-cerebras: 7 GB, Linux x86-64, Python 3.11
 	@if [ "$$(uname -sm)" != "Linux x86_64" ]; then \
