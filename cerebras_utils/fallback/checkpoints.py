@@ -14,6 +14,7 @@ import torch
 
 from cerebras_utils.fallback.bystander import NoDirectory
 from cerebras_utils.fallback.checkpoint_reading import OWN, check_version, read_checkpoint
+from cerebras_utils.fallback.devices import uses_gpu
 from cerebras_utils.fallback.mdl_writer import save_mdl
 from cerebras_utils.fallback.processes import Processes
 from cerebras_utils.fallback.run_outputs import RunDirectory
@@ -156,7 +157,7 @@ class Checkpoints:
 
 def _random_state() -> dict[str, Any]:
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():  # a run on the CPU does not wake the GPU beside it
+    if uses_gpu():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -169,7 +170,7 @@ def _set_random(saved: Mapping[str, Any], processes: Processes, step: int) -> No
         return
     state = saved["random"] if processes.first else others[processes.rank - 1]
     torch.set_rng_state(state["cpu"].to(torch.uint8).cpu())
-    if "cuda" in state and torch.cuda.is_initialized():
+    if "cuda" in state and uses_gpu():
         torch.cuda.set_rng_state(state["cuda"].to(torch.uint8).cpu())
 
 

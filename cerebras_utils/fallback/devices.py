@@ -40,6 +40,11 @@ def make_current(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
+def uses_gpu() -> bool:
+    """Whether this process does, not whether there is one: a run on the CPU lets that sleep."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def memory_errors(device: torch.device) -> Iterator[None]:
     """Full memory is a problem of the run, with what torch says of it."""

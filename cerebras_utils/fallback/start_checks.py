@@ -7,10 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+from torch import nn
+
 from cerebras_utils.checks.weights import weights_of_section
 from cerebras_utils.cszoo_yaml import Phase
 from cerebras_utils.fallback.data.opening import make_order, open_reader
 from cerebras_utils.fallback.data.settings import read_settings
+from cerebras_utils.fallback.optim.build import make_optimizer
 from cerebras_utils.fallback.schedule import Loop, epoch_problems
 from cerebras_utils.mask_matching import matched
 from cerebras_utils.trainer_keys import DATALOADERS, settings
@@ -19,6 +23,7 @@ from pruning.masks.file import MaskFile
 from pruning.problems import Problem, ProblemError
 
 _FLOAT = 4  # bytes; weights are float32 in memory
+_LORA = {"lora", "sparselora"}
 
 
 def start_problems(phase: Phase, verb: str) -> Iterator[Problem]:
@@ -33,7 +38,7 @@ def start_problems(phase: Phase, verb: str) -> Iterator[Problem]:
         yield Problem(phase.where("init.model"), what, "lower hidden_size, or mend the unit it is written in")
         return
     if weights is not None:
-        yield from _size(weights, phase.where("init.model"))
+        yield from _size(weights, _copies(phase.init, verb), phase.where("init.model"))
         yield from _masks(weights, phase)
     if verb == "fit":
         yield from _epoch(phase)
@@ -50,21 +55,41 @@ def checkpoint_problems(phase: Phase, verb: str, given: str | None) -> Iterator[
             yield Problem(f"{where}: {name}", "there is no such file", "mend the name, or leave it out")
 
 
-def _size(weights: Mapping[str, tuple[int, ...]], where: str) -> Iterator[Problem]:
-    """The weights alone, but for the head, which may be the embedding's: more than memory is too much."""
+def _size(weights: Mapping[str, tuple[int, ...]], copies: int, where: str) -> Iterator[Problem]:
+    """Without the head, which may be the embedding's: more than memory is too much."""
     count = sum(math.prod(shape) for name, shape in weights.items() if not name.endswith("lm_head.weight"))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if _FLOAT * count > memory:
-        what = f"has {count:,} weights, which are {_FLOAT * count / 2**30:,.1f} GiB of float32, "
-        what += f"and this machine has {memory / 2**30:,.1f} GiB of memory"
+    if copies * _FLOAT * count > memory:
+        what = f"has {count:,} weights, which are {_FLOAT * count / 2**30:,.1f} GiB of float32"
+        if copies > 1:
+            needed = copies * _FLOAT * count / 2**30
+            what += f", {needed:,.1f} with their gradients and the optimizer's states"
+        what += f", and this machine has {memory / 2**30:,.1f} GiB of memory"
         yield Problem(where, what, "lower hidden_size, filter_size or num_hidden_layers, or use a larger one")
+
+
+def _copies(init: Mapping[str, Any], verb: str) -> int:
+    """How many numbers a run holds for each weight, at least: itself, and in training gradient and states.
+
+    Itself alone where that is not for this machine's memory, or not of every weight.
+    """
+    elsewhere = torch.cuda.is_available() or "WORLD_SIZE" in os.environ
+    if verb != "fit" or elsewhere or not _LORA.isdisjoint(_callbacks(init)):
+        return 1
+    weight = nn.Parameter(torch.empty(1000, device="meta"))
+    states = make_optimizer(init["optimizer"], [("weight", weight)]).state[weight]
+    return 2 + len([state for state in states.values() if state.shape == weight.shape])
+
+
+def _callbacks(init: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.lower(): arguments for _, name, arguments in named_entries(init.get("callbacks"))}
 
 
 def _masks(weights: Mapping[str, tuple[int, ...]], phase: Phase) -> Iterator[Problem]:
     """With factors of LoRA, the callbacks look at it themselves: masks may be of factors."""
-    given = {name.lower(): arguments for _, name, arguments in named_entries(phase.init.get("callbacks"))}
+    given = _callbacks(phase.init)
     path = given.get("sparsemaskcallback", {}).get("mask_path")
-    if path is None or not given.keys().isdisjoint({"lora", "sparselora"}):
+    if path is None or not _LORA.isdisjoint(given):
         return
     shapes = {name: SimpleNamespace(shape=shape) for name, shape in weights.items()}
     try:

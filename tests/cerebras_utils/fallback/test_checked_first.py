@@ -1,5 +1,6 @@
 """What would end a run, or spoil it, after it has begun: refused by ``--dry-run`` already."""
 
+import os
 from datetime import date
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from cerebras_utils.fallback.mdl_reader import load_mdl
 from cerebras_utils.fallback.mdl_tree import unwritable
 from cerebras_utils.fallback.mdl_writer import save_mdl
+from cerebras_utils.fallback.models.build import build_model
 from pruning.mask_ops import save_mask
 from tests.cerebras_utils.fallback.tiny_runs import LAYER, config, edited, refused, run, with_masks
 
@@ -112,6 +114,36 @@ def test_a_model_too_big_for_this_machine(place):
         section = {**model, "hidden_size": size, "filter_size": size, "num_heads": 1}
         said = dry(config(model=section))
         assert "GiB of memory" in said or "more bytes than can be counted" in said
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "copies"),
+    [
+        ({"SGD": {"learning_rate": 0.1}}, 2),
+        ({"SGD": {"learning_rate": 0.1, "momentum": 0.9}}, 3),
+        ({"AdamW": {}}, 4),
+        ({"Adam": {"amsgrad": True}}, 5),
+    ],
+)
+def test_training_needs_more_memory_than_the_weights(place, monkeypatch, optimizer, copies):
+    """Told before the start, not by the kernel that ends it. LoRA trains its factors alone."""
+    path = config(optimizer=optimizer)
+    model = build_model(yaml.safe_load(Path(path).read_text())["trainer"]["init"]["model"])
+    weights = sum(w.numel() for name, w in model.state_dict().items() if name != "model.lm_head.weight")
+
+    def fits(memory, verb="fit", path=path):
+        asked = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 4 * weights * memory}
+        monkeypatch.setattr(os, "sysconf", lambda name: asked.get(name) or sysconf(name))
+        result = run(verb, path, "--dry-run")
+        assert (f"has {weights:,} weights" in result.stderr) == (result.exit_code == 1), result.stderr
+        return result.exit_code == 0
+
+    sysconf = os.sysconf
+    assert [fits(copies - 1), fits(copies)] == [False, True]
+    assert fits(1, "validate")
+    factors = {"r": 2, "alpha": 4, "target_modules": ["proj_q_dense_layer"]}
+    lora = config("lora.yaml", optimizer=optimizer, callbacks=[{"Lora": {"lora_params": factors}}])
+    assert fits(1, path=lora)
 
 
 def test_a_checkpoint_that_is_not_there(place):
