@@ -10,31 +10,26 @@ from types import SimpleNamespace
 import torch
 
 SOURCE = Path(__file__).with_name("device.cpp")
+COMPILER = os.environ.get("CXX", "g++")
+TORCH = (2, 13)  # which this is written against; its interface for other devices changes
 
 
 def missing():
     """Why it cannot be made here; None where it can."""
-    compiler = os.environ.get("CXX", "g++")
-    return None if shutil.which(compiler) else f"there is no C++ compiler: {compiler}"
+    if tuple(map(int, torch.__version__.split(".")[:2])) < TORCH:
+        return f"torch {torch.__version__} is older than {TORCH[0]}.{TORCH[1]}"
+    return None if shutil.which(COMPILER) else f"there is no C++ compiler {COMPILER}"
 
 
 def register(cache):
     """Make the device known to torch, for the rest of this process. Compiled once for each torch."""
-    from torch.utils import cpp_extension
-
-    state = f"{torch.__version__} {torch.utils.__file__} {SOURCE.read_text()}"
+    state = f"{torch.__version__} {torch.__file__} {SOURCE.read_text()}"
     library = Path(cache, f"second-{hashlib.sha256(state.encode()).hexdigest()[:16]}.so")
     if not library.exists():
-        part = library.with_suffix(f".{os.getpid()}")
-        torch_libraries = Path(torch.__file__).parent / "lib"
-        subprocess.run(
-            [os.environ.get("CXX", "g++"), "-std=c++17" if torch.__version__ < "2.9" else "-std=c++20"]
-            + ["-shared", "-fPIC", "-O1", "-w", str(SOURCE), "-o", str(part)]
-            + [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
-            + [f"-isystem{place}" for place in cpp_extension.include_paths()]
-            + [f"-L{torch_libraries}", f"-Wl,-rpath,{torch_libraries}", "-lc10", "-ltorch_cpu", "-ltorch"],
-            check=True,
-        )
+        part, place = library.with_suffix(f".{os.getpid()}"), Path(torch.__file__).parent
+        how = ["-std=c++20", "-O1", "-w", "-shared", "-fPIC", f"-isystem{place}/include"]
+        needed = [f"-L{place}/lib", f"-Wl,-rpath,{place}/lib", "-lc10", "-ltorch_cpu", "-ltorch"]
+        subprocess.run([COMPILER, *how, str(SOURCE), "-o", str(part), *needed], check=True)
         part.rename(library)
     torch.ops.load_library(library)
     torch.utils.rename_privateuse1_backend("second")
