@@ -3,6 +3,11 @@
 import subprocess
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run; `--hypothesis-profile default` draws others, which may find more.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 DEVICES = {
     "cpu": "",
