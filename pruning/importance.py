@@ -69,6 +69,11 @@ def needs(score: Callable[..., Any]) -> tuple[str, ...]:
     )
 
 
+def beyond_weights(method: str) -> tuple[str, ...]:
+    """What a score needs that no checkpoint holds, as ``grad`` of a live module."""
+    return tuple(name for name in needs(SCORES[method]) if name not in ("name", "seed"))
+
+
 def accepts(method: str, keyword: str) -> bool:
     parameter = inspect.signature(SCORES[method]).parameters.get(keyword)
     return parameter is not None and parameter.kind is parameter.KEYWORD_ONLY

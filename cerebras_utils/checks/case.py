@@ -149,7 +149,7 @@ class Case:
         try:
             return self.files.checkpoint(self.checkpoint_path[1])
         except ProblemError:
-            place = "checkpoint.opens" if exists(self.checkpoint_path[1]) else "paths.exist"
+            place = "checkpoint.opens" if exists(self.checkpoint_path[1]) else "paths.exist, paths.readable"
             raise NotMade(f"the checkpoint cannot be opened: see {place}") from None
 
     @cached_property
@@ -167,7 +167,7 @@ class Case:
         try:
             return self.files.masks(self.mask_path[1])
         except ProblemError:
-            place = "masks.opens" if exists(self.mask_path[1]) else "paths.exist"
+            place = "masks.opens" if exists(self.mask_path[1]) else "paths.exist, paths.readable"
             raise NotMade(f"the mask file cannot be opened: see {place}") from None
 
     @cached_property

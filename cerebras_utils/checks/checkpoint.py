@@ -11,6 +11,12 @@ from pruning.problems import Problem
 
 _SHOWN = 3
 _MASK = "_mask"
+MODEL_ALONE = (
+    "load the model alone: start with `wafersparse fit --load_checkpoint_states model`, or write the "
+)
+MODEL_ALONE += (
+    "callback `- LoadCheckpointStates: {load_checkpoint_states: model}`, which also holds for a resume"
+)
 
 
 @check("checkpoint")
@@ -18,7 +24,7 @@ def opens(case: Case) -> Iterator[Finding]:
     """A checkpoint that is damaged, cut short, or saved on a CSX before its first step."""
     where, path = case.checkpoint_path
     if where != GIVEN and not exists(path):
-        raise NotMade(f"{path} does not exist: see paths.exist")
+        raise NotMade(f"{path} is not there, or may not be seen: see paths.exist, paths.readable")
     case.files.checkpoint(path)
     yield from ()
 
@@ -107,10 +113,15 @@ def optimizer_state(case: Case) -> Iterator[Finding]:
     where, path = case.checkpoint_path
     source = case.checkpoint
     keys = [*source.others] if isinstance(source, MdlSource) else [f"{key}." for key in _top(path)]
-    if any(k.startswith("optimizer.") for k in keys) and not any(is_lora(name) for name in source.infos):
+    loads = _loads(case, "optimizer")
+    if (
+        loads
+        and any(k.startswith("optimizer.") for k in keys)
+        and not any(is_lora(name) for name in source.infos)
+    ):
         what = f"{path} holds optimizer state, whose groups are not those of LoRA: "
         what += "loading stops with a parameter group that does not match"
-        yield Problem(where, what, "give a checkpoint of the model alone")
+        yield Problem(where, what, MODEL_ALONE)
 
 
 @check("checkpoint")
@@ -122,11 +133,10 @@ def steps_left(case: Case) -> Iterator[Finding]:
     if type(done) is not int or type(last) is not int:
         raise NotMade("the step of the checkpoint, or max_steps, is not known")
     where, path = case.checkpoint_path
-    if done >= last:
+    if done >= last and _loads(case, "global_step"):
         what = f"{path} is of step {done:,}, and max_steps is {last:,}: nothing is left to train"
-        yield Problem(
-            where, what, f"raise max_steps above {done:,}, or start from a checkpoint of the model alone"
-        )
+        fix = f"raise max_steps above {done:,}, or begin at step 0 from its weights: {MODEL_ALONE}"
+        yield Problem(where, what, fix)
 
 
 @check("checkpoint")
@@ -140,6 +150,14 @@ def validate_start(case: Case) -> Iterator[Finding]:
         what += "model_dir or random weights"
         fix = "name it under `validate:` too, or give --checkpoint_path"
         yield Doubt(case.where("fit.ckpt_path"), what, fix)
+
+
+def _loads(case: Case, state: str) -> bool:
+    """Whether the config lets the run take this of its checkpoint. The command line is not known here."""
+    callback = case.callback("LoadCheckpointStates")
+    states = callback.arguments.get("load_checkpoint_states", "all") if callback else "all"
+    listed = states.lower().split(",") if isinstance(states, str) else states
+    return not isinstance(listed, list) or "all" in listed or state in listed
 
 
 def _top(path: str) -> Mapping[str, Any]:

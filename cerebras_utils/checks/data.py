@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from cerebras_utils.checks.case import Case, exists
+from cerebras_utils.checks.case import Case, exists, whole
 from cerebras_utils.checks.config import for_cszoo
 from cerebras_utils.checks.paths import _paths
 from cerebras_utils.checks.registry import Finding, NotMade, check
@@ -34,7 +34,7 @@ def settings(case: Case) -> Iterator[Finding]:
     from cerebras_utils.fallback.data.settings import read_settings
 
     for key, loader in _gpt(case):
-        yield from for_cszoo(read_settings(_as_map(loader), case.where(key))[1])
+        yield from _not_said(read_settings(_as_map(loader), case.where(key))[1], case, key, loader)
 
 
 @check("data")
@@ -50,7 +50,7 @@ def files(case: Case) -> Iterator[Finding]:
         model = {name: case.model[name] for name in _LENGTHS if name in case.model}
         if case.model.get("position_embedding_type") is not None:
             model["position_embedding_type"] = case.model["position_embedding_type"]
-        yield from for_cszoo(data_problems(_as_map(loader), model, case.where(key)))
+        yield from _not_said(data_problems(_as_map(loader), model, case.where(key)), case, key, loader)
     if not looked:
         raise NotMade("the data are not there: see paths.exist")
 
@@ -60,6 +60,16 @@ def _gpt(case: Case) -> list[tuple[str, Mapping[str, object]]]:
     if not found:
         raise NotMade(f"no data loader is one of {' and '.join(_READ_HERE)}, which are the ones known here")
     return found
+
+
+def _not_said(
+    problems: list[Problem], case: Case, key: str, loader: Mapping[str, object]
+) -> Iterator[Problem]:
+    """Without a batch size that is no number of sequences: loop.batch_size_form says it."""
+    said = "batch_size" in loader and whole(loader["batch_size"]) is None
+    for problem in for_cszoo(problems):
+        if not (said and problem.where == case.where(f"{key}.batch_size")):
+            yield problem
 
 
 def _as_map(loader: Mapping[str, object]) -> dict[str, object]:

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from cerebras_utils.checks.case import MASKS, Case, section, whole
-from cerebras_utils.checks.lora import factors, trains_lora
+from cerebras_utils.checks.lora import adapted_model, factors, is_lora, trains_lora
+from cerebras_utils.checks.masks import tied_pairs
 from cerebras_utils.checks.paths import nearest
 from cerebras_utils.checks.registry import Doubt, Estimate, Finding, NotMade, check
 from pruning.problems import Problem
@@ -140,25 +141,41 @@ def checkpoint_bytes(case: Case) -> tuple[int, int, str]:
     keep = case.callback("KeepNCheckpoints")
     if keep is not None and (kept := whole(keep.arguments.get("n"))):
         number = min(number, kept + 1)  # a new one is written before the oldest is removed
-    weights = {n: s for n, s in case.weights.items() if not n.endswith("_mask")}
-    numel = sum(map(math.prod, weights.values()))
-    made = sum(map(math.prod, factors(case, weights).values())) if trains_lora(case) else 0
-    trained = made or numel
+    numel, twice, trained, most = _counted(case)
     optimizer = case.init.get("optimizer")
     name, given = next(iter(optimizer.items())) if isinstance(optimizer, dict) and optimizer else ("", {})
     states = _STATES.get(str(name).lower(), 0)
     if str(name).lower() == "sgd" and isinstance(given, dict) and given.get("momentum"):
         states = 1
     masked = sum(math.prod(shape) for name, shape in case.weights.items() if name.endswith("_mask"))
-    if case.callback(MASKS) is not None:
-        with suppress(NotMade):  # what is not there cannot be counted, and is said elsewhere
-            masked = sum(case.masks.numel(mask) for mask in case.masks.names)
-    size = 4 * (numel + made) + 4 * states * trained + masked
-    how = (
-        f"{numel + made:,} weights of 4 bytes, {states} optimizer states of 4 bytes for {trained:,} of them, "
-    )
+    if (masks := case.callback(MASKS)) is not None:
+        if masks.arguments.get("apply_every_step", True) is False:
+            masked = 0  # they are applied once, and not saved
+        else:
+            with suppress(NotMade):  # what is not there cannot be counted, and is said elsewhere
+                masked = sum(case.masks.numel(mask) for mask in case.masks.names)
+    size = 4 * (numel + twice) + 4 * states * trained + masked
+    how = f"{numel:,} weights of 4 bytes{most}, tied ones counted once"
+    how += f" ({twice:,} are stored under a second name, too)" if twice else ""
+    how += f"; {states} optimizer states of 4 bytes for the {trained:,} that are trained{most}; "
     how += f"{masked:,} mask bytes; compression is left out"
     return number, size, how
+
+
+def _counted(case: Case) -> tuple[int, int, int, str]:
+    """Weights, those of them that a checkpoint holds twice, those that are trained, and "at most"."""
+    if trains_lora(case) and (model := adapted_model(case)) is not None:
+        parameters = list(model.parameters())
+        numel = sum(p.numel() for p in parameters)
+        stored = sum(tensor.numel() for tensor in model.state_dict().values())
+        return numel, stored - numel, sum(p.numel() for p in parameters if p.requires_grad), ""
+    weights = {n: s for n, s in case.weights.items() if not n.endswith("_mask") and not is_lora(n)}
+    twice = sum(math.prod(weights[name]) for name, _ in tied_pairs(case))
+    numel = sum(map(math.prod, weights.values())) - twice
+    if not trains_lora(case):
+        return numel, twice, numel, ""
+    made = sum(map(math.prod, factors(case, weights).values()))
+    return numel + made, twice, made, " at most"
 
 
 def _size(count: float) -> str:

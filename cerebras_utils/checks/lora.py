@@ -1,12 +1,17 @@
 """LoRA beside masks: what frozen weights, merging and default filters do to each other."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cerebras_utils.checks.case import MASKS, Case, Shapes
 from cerebras_utils.checks.registry import Doubt, Finding, NotMade, check
+from cerebras_utils.checks.weights import FAMILIES, model_without_values, no_values
 from cerebras_utils.lora_settings import LORA, SPARSE_LORA, callback_problems
-from pruning.problems import Problem
+from cerebras_utils.lora_settings import groups as lora_groups
+from pruning.problems import Problem, ProblemError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _NO_LORA = f"the config has neither {LORA} nor {SPARSE_LORA}"
 _MERGES = ".merge_weights"
@@ -43,6 +48,30 @@ def factors(case: Case, weights: Shapes) -> dict[str, tuple[int, ...]]:
             found[f"{linear}.lora_A"] = (max(ranks), shape[1])
             found[f"{linear}.lora_B"] = (shape[0], max(ranks))
     return found
+
+
+def adapted_model(case: Case) -> "nn.Module | None":
+    """The model with its factors, frozen as in training, without values; None where it is not known here."""
+    if case.model.get("name") not in FAMILIES:
+        return None
+    from cerebras_utils.fallback.models.vendor_classes import vendor_class
+    from pruning.lora.apply import attach_factors, freeze
+
+    name = LORA if case.callback(LORA) else SPARSE_LORA
+    written = parameters(case)
+    # Merging in validation changes nothing of what is trained, and has a check of its own.
+    entries = [{k: v for k, v in entry.items() if k != _MERGES.strip(".")} for _, entry in written]
+    try:
+        groups = lora_groups(name, entries, f"{name}.lora_params")
+        model = model_without_values(case.model, case.where("init.model"))
+        with no_values():
+            attach_factors(model, groups, where=[key for key, _ in written], named=vendor_class)
+        norms, bias = (any(getattr(g, key) for g in groups) for key in ("train_norms", "train_bias"))
+        freeze(model, train_norms=norms, train_bias=bias, where=name)
+    except ProblemError as error:
+        problem = error.problems[0]
+        raise NotMade(f"{name} cannot be put on the model: {problem.where}: {problem.what}") from None
+    return model
 
 
 @check("lora")

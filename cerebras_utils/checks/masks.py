@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cerebras_utils.checks.case import MASKS, Case
+from cerebras_utils.checks.case import MASKS, Case, exists
 from cerebras_utils.checks.lora import factors
 from cerebras_utils.checks.registry import Doubt, Finding, NotMade, check
 from cerebras_utils.rewriting.header import START
@@ -52,10 +52,10 @@ def arguments(case: Case) -> Iterator[Finding]:
 def opens(case: Case) -> Iterator[Finding]:
     """A mask file that cannot be read, or is no mask file."""
     path = case.mask_path[1]
-    if Path(path).exists():
+    if exists(path):
         case.files.masks(path)
     else:
-        raise NotMade(f"{path} does not exist: see paths.exist")
+        raise NotMade(f"{path} is not there, or may not be seen: see paths.exist, paths.readable")
     yield from ()
 
 

@@ -50,6 +50,8 @@ def uses(case: Case) -> Iterator[Use]:
 def exist(case: Case) -> Iterator[Finding]:
     """Data, masks, checkpoints, mounts and Python paths that are not there."""
     for use in _each(case):
+        if _closed(use.path):
+            continue  # whether it is there cannot be seen: `readable` says why
         if not os.path.lexists(use.path):
             fix = "correct the path" + (", and write it absolute" * (case.device == "CSX" and _relative(use)))
             yield Problem(use.where, f"{use.path} does not exist{_nearest(use.path)}", fix)
@@ -61,7 +63,10 @@ def exist(case: Case) -> Iterator[Finding]:
 def readable(case: Case) -> Iterator[Finding]:
     """Files and directories that this user may not read."""
     for use in _each(case):
-        if os.path.exists(use.path):
+        if closed := _closed(use.path):
+            what = f"{use.path} cannot be looked at: {closed} may not be entered by this user"
+            yield Problem(use.where, what, f"allow it, or copy the file out of {closed}")
+        elif os.path.exists(use.path):
             mode = os.R_OK | os.X_OK if os.path.isdir(use.path) else os.R_OK
             if not os.access(use.path, mode):
                 yield Problem(use.where, f"{use.path} may not be read by this user", "allow reading it")
@@ -114,14 +119,14 @@ def model_dir(case: Case) -> Iterator[Finding]:
         raise NotMade("model_dir is no path: see config.keys")
     where, folder = case.where("init.model_dir"), Path(written)
     near = nearest(folder)
-    if not near.is_dir():
+    if not os.path.isdir(near):
         yield Problem(where, f"{near} is a file, not a directory", "choose another model_dir")
     elif not os.access(near, os.W_OK | os.X_OK):
         yield Problem(where, f"{near} may not be written by this user", "choose another model_dir")
     options = case.init.get("checkpoint")
     autoload = not isinstance(options, Mapping) or options.get("autoload_last_checkpoint", True)
     named = any(isinstance(s.get("ckpt_path"), str) for name, s in case.stages() if name == "fit")
-    left = sorted(folder.glob("checkpoint_*.mdl")) if folder.is_dir() else []
+    left = sorted(folder.glob("checkpoint_*.mdl")) if os.path.isdir(folder) else []
     if left and autoload and not named:
         what = f"{folder} holds {len(left)} checkpoint{'s'[: len(left) > 1]}: the run goes on from the last"
         fix = "choose another model_dir for a new run, or set checkpoint.autoload_last_checkpoint: false"
@@ -132,6 +137,13 @@ def nearest(path: Path) -> Path:
     """The path, or the nearest directory above it that is there."""
     path = path.absolute()
     return next((p for p in (path, *path.parents) if os.path.lexists(p)), Path("/"))
+
+
+def _closed(path: str) -> Path | None:
+    """The directory on the way to what is not seen that this user may not enter."""
+    near = nearest(Path(path))
+    hidden = not os.path.lexists(path) and os.path.isdir(near) and not os.access(near, os.X_OK)
+    return near if hidden else None
 
 
 def _relative(use: Use) -> bool:
@@ -169,7 +181,7 @@ def _nearest(path: str) -> str:
     """What is there instead: the last directory that exists, and a name like the next one."""
     near = nearest(Path(path))
     rest = Path(path).absolute().relative_to(near).parts
-    if not near.is_dir() or not rest:
+    if not os.path.isdir(near) or not rest:
         return f": {near} is a file"
     try:
         names = sorted(os.listdir(near))[:1000]

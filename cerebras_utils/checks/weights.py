@@ -1,10 +1,14 @@
 """Names and shapes of a model's weights, from its ``model:`` section alone: nothing is allocated."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from pruning.problems import ProblemError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FAMILIES = ("gpt2", "gpt3", "llama", "mistral")
 _FIRST = re.compile(r"(.*\.layers\.)0(\..*)")
@@ -30,10 +34,24 @@ def weights_of_section(model: Mapping[str, Any], where: str) -> dict[str, tuple[
 
 
 def _shapes(model: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(tensor.shape) for name, tensor in model_without_values(model, where).state_dict().items()
+    }
+
+
+def model_without_values(model: Mapping[str, Any], where: str) -> "nn.Module":
+    """What a section of one of the ``FAMILIES`` builds, on the device meta."""
+    from cerebras_utils.fallback.models.build import build_model
+
+    with no_values():
+        return build_model(model, where)
+
+
+@contextmanager
+def no_values() -> Iterator[None]:
+    """Tensors that are made here have no memory, and functions that change tensors in place do nothing."""
     import torch
     from torch.overrides import TorchFunctionMode
-
-    from cerebras_utils.fallback.models.build import build_model
 
     class NoValues(TorchFunctionMode):
         """Drawing into tensors without memory has no effect, and would import half of torch to have none."""
@@ -45,4 +63,4 @@ def _shapes(model: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
             return function(*args, **(kwargs or {}))
 
     with torch.device("meta"), NoValues():
-        return {name: tuple(tensor.shape) for name, tensor in build_model(model, where).state_dict().items()}
+        yield

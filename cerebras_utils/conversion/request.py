@@ -1,5 +1,6 @@
 """What is asked of a conversion, and the files that it leaves."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,12 +51,18 @@ class Request:
 
     def check(self) -> None:
         """Nothing that exists is written over, and the name of a file says its format."""
-        problems = [
-            Problem(str(path), "exists already, and finished files are never changed", "choose another --out")
-            for path in self.files.values()
-            if path.exists()
-        ]
         directory = self.layout in ("to_hf", "adapter")
+        other = f"choose an --out of another name than {self.out.stem}, whatever its suffix: what is left "
+        other += "beside the result is named after it"
+        problems = [
+            Problem(
+                str(path),
+                "exists already, and finished files are never changed",
+                "choose another --out" if directory or kind == "weights" else other,
+            )
+            for kind, path in self.files.items()
+            if os.path.lexists(path)
+        ]
         if directory and self.out.suffix in _SUFFIXES:
             problems.append(Problem(str(self.out), "is to be a directory", "leave out the suffix"))
         if not directory and self.out.suffix not in _SUFFIXES:

@@ -1,6 +1,7 @@
 """``wafersparse inspect``: what is in a checkpoint or a mask file, or how two mask files differ."""
 
 import json
+import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,6 +55,7 @@ def command(
     """
     if other is not None:
         comparison = compare_masks(file, other)
+        made_from = (_fingerprint(file), _fingerprint(other))
         if not comparison.per_layer:
             raise fail(
                 f"{file} and {other}",
@@ -61,11 +63,11 @@ def command(
                 "compare masks of one model",
             )
         click.echo(
-            json.dumps(_overlap_json(comparison), indent=1)
+            json.dumps(_overlap_json(comparison, made_from), indent=1)
             if as_json
-            else _overlap_text(comparison, file, other)
+            else _overlap_text(comparison, file, other, made_from)
         )
-    elif _holds_masks(file):
+    elif holds_masks(file):
         result = _masks(file, deflate)
         click.echo(json.dumps(result, indent=1) if as_json else _masks_text(result))
     else:
@@ -74,9 +76,16 @@ def command(
         click.echo(json.dumps(result, indent=1) if as_json else _checkpoint_text(result))
 
 
-def _holds_masks(file: Path) -> bool:
-    """Our own receipt, nothing but bools, or masks under "masks"; any other file is a checkpoint."""
-    if not file.is_file() or file.suffix not in (".npz", ".safetensors", ".pt", ".pth"):
+def holds_masks(file: Path) -> bool:
+    """Our own receipt, nothing but bools, or masks under "masks"; any other file is a checkpoint.
+
+    So is what this user may not look at: opened as a checkpoint it says why.
+    """
+    if (
+        not os.access(file, os.R_OK)
+        or not os.path.isfile(file)
+        or file.suffix not in (".npz", ".safetensors", ".pt", ".pth")
+    ):
         return False
     if file.suffix == ".npz":
         return True
@@ -201,7 +210,7 @@ def _masks_text(result: dict[str, Any]) -> str:
         f"{result['masks']}: {', '.join(about)}",
         f"checkpoint  {result['checkpoint'] or 'not said'}",
     ]
-    spec = {key: value for key, value in (result["spec"] or {}).items() if value not in (None, [], False)}
+    spec = {key: value for key, value in (result["spec"] or {}).items() if value not in (None, [], False, "")}
     lines.append("spec        " + (", ".join(f"{key} {value}" for key, value in spec.items()) or "not said"))
     if result["metadata"] and not result["spec"]:
         lines.append(f"metadata    {json.dumps(result['metadata'])}")
@@ -220,8 +229,15 @@ def _masks_text(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", table(("layer", "shape", "kept", "sparsity"), rows, right=(2, 3))])
 
 
-def _overlap_json(comparison: Comparison) -> dict[str, Any]:
+def _fingerprint(file: Path) -> str | None:
+    with MaskFile(file) as masks:
+        return masks.checkpoint
+
+
+def _overlap_json(comparison: Comparison, made_from: tuple[str | None, str | None]) -> dict[str, Any]:
     return {
+        "checkpoints": list(made_from),
+        "same_checkpoint": made_from[0] == made_from[1] if all(made_from) else None,
         "total": _one_overlap(comparison.total),
         "layers": {name: _one_overlap(overlap) for name, overlap in comparison.per_layer.items()},
         "only_in_first": list(comparison.only_in_a),
@@ -244,12 +260,18 @@ def _one_overlap(overlap: Overlap) -> dict[str, Any]:
     }
 
 
-def _overlap_text(comparison: Comparison, first: Path, second: Path) -> str:
+def _overlap_text(
+    comparison: Comparison, first: Path, second: Path, made_from: tuple[str | None, str | None]
+) -> str:
     rows = [_overlap_row(name, overlap) for name, overlap in comparison.per_layer.items()]
     shared = "total" if comparison.complete else f"the {len(rows)} in both"
     rows.append(_overlap_row(shared, comparison.total))
     head = ("layer", "sparsity 1", "sparsity 2", "IoU", "by chance", "agree", "nested")
-    lines = [f"1: {first}", f"2: {second}", "", table(head, rows, right=(1, 2, 3, 4, 5))]
+    lines = [f"1: {first}", f"2: {second}"]
+    if all(made_from) and made_from[0] != made_from[1]:
+        one, two = (str(fingerprint)[:12] for fingerprint in made_from)
+        lines.append(f"of different checkpoints: 1 is of {one}…, 2 of {two}…")
+    lines += ["", table(head, rows, right=(1, 2, 3, 4, 5))]
     lines += [f"only in 1: {name}" for name in comparison.only_in_a]
     lines += [f"only in 2: {name}" for name in comparison.only_in_b]
     lines += [

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -16,11 +18,13 @@ from pruning.atomic import TargetExistsError
 from pruning.checkpoint.open import open_checkpoint
 from pruning.checkpoint.source import TensorSource
 from pruning.engine.compute import bytes_to_read, default_sizes, write_mask_files
+from pruning.importance import SCORES, beyond_weights
 from pruning.masks.file import MaskFile
 from pruning.planning.amount import parse_sparsity
 from pruning.planning.plan import Plan, make_plan
 from pruning.planning.spec import MaskSpec
 from pruning.problems import ProblemError, fail
+from pruning.registry import suggest
 
 FORMATS = ("safetensors", "npz", "pt")
 
@@ -110,8 +114,7 @@ def command(
         _load(plugin)
         asked["plugin"] = hashlib.sha256(Path(plugin).read_bytes()).hexdigest()
     specs = _specs(recipe, asked)
-    with open_checkpoint(checkpoint) as source:
-        plan = make_plan(source, specs)
+    with _opened(checkpoint, specs) as (source, plan):
         targets = [out / _stem(checkpoint) / f"{spec.name}.{file_format}" for spec in specs]
         finished = [_finished(target, source, spec) for target, spec in zip(targets, specs, strict=True)]
         if dry_run:
@@ -148,6 +151,23 @@ def command(
         click.echo(json.dumps({"checkpoint": str(checkpoint), "masks": results}, indent=1))
     else:
         click.echo("\n\n".join(map(_text, results)))
+
+
+@contextmanager
+def _opened(checkpoint: Path, specs: Sequence[MaskSpec]) -> Iterator[tuple[TensorSource, Plan]]:
+    """The checkpoint and what is to be done; a mask file that was named instead is told apart from one."""
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(open_checkpoint(checkpoint))
+            plan = make_plan(source, specs)
+        except ProblemError:
+            from experiments.cli.inspect import holds_masks
+
+            if holds_masks(checkpoint):
+                what, fix = "is a mask file, not a checkpoint", "name the checkpoint that is to be pruned"
+                raise fail(checkpoint, what, fix) from None
+            raise
+        yield source, plan
 
 
 def _write_on_dask(
@@ -188,6 +208,9 @@ def _specs(recipe: Path | None, asked: dict[str, Any]) -> list[MaskSpec]:
             names = ", ".join("--" + ("layer" if name == "layers" else name) for name in twice)
             raise click.UsageError(f"{names}: also in {recipe}; write it in one place.")
         options |= from_file
+    if (score := options.get("score", "magnitude")) not in SCORES:
+        known = [name for name in SCORES if not beyond_weights(name)]
+        raise click.UsageError(f"Unknown score {score!r}.{suggest(score, known)} Known: {', '.join(known)}.")
     try:
         return make_specs(options.pop("sparsity", []), **options)
     except (ValueError, LookupError) as error:
@@ -204,7 +227,7 @@ def _stem(checkpoint: Path) -> str:
 
 def _finished(target: Path, source: TensorSource, spec: MaskSpec) -> bool:
     """Is the file there already? One of another checkpoint under the same name is refused."""
-    if not target.exists():
+    if not os.path.lexists(target):
         return False
     with MaskFile(target) as masks:
         if masks.checkpoint != source.fingerprint():

@@ -166,6 +166,9 @@ def _open(path: Path, where: str, choose: _Choice) -> MdlSource:
         tree, records = read_records(where, file)
         keys, others = choose(where, tree, records)
         return MdlSource(where, path, file, keys, records, others)
+    except ProblemError:  # a ValueError, too, but it says already what is wrong
+        file.close()
+        raise
     except _HDF5_ERRORS as error:
         file.close()
         raise fail(where, f"HDF5 cannot read its listing: {error}", _COPY_AGAIN) from None

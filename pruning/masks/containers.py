@@ -5,6 +5,7 @@ allocated, nothing is unpickled, and a tensor is read in pieces, so that its siz
 that of its bits even where the file spends four bytes on each.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -105,13 +106,18 @@ class SafetensorsContainer(Container):
 
 
 def check_readable(path: Path) -> None:
-    if path.exists() and not path.is_file():
+    if os.path.isdir(path):
+        raise fail(path, "cannot be read: it is a directory", "name a mask file in it, with its suffix")
+    if os.path.exists(path) and not os.path.isfile(path):
         raise fail(path, "cannot be read: it is no ordinary file", "give the path of a mask file")
     try:
         with path.open("rb"):
             return
     except FileNotFoundError as error:
-        near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        try:
+            near = os.listdir(path.parent)
+        except OSError:  # not there, or not to be listed: no name is close
+            near = []
         raise fail(
             path, f"does not exist.{suggest(path.name, near)}", "check the name of the mask file"
         ) from error

@@ -43,8 +43,8 @@ class MaskFile:
 
     def __init__(self, path: str | os.PathLike[str], format: str | None = None) -> None:
         self.path = Path(path)
-        self.format = format_of(self.path, format)
         check_readable(self.path)
+        self.format = format_of(self.path, format)
         self._container = _CONTAINERS[self.format](self.path)
         try:
             self._open()

@@ -9,6 +9,7 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 
 from pruning.checkpoint.source import TensorInfo, TensorSource
+from pruning.importance import beyond_weights
 from pruning.planning.allocation import ALLOCATIONS, Layer, Pool
 from pruning.planning.amount import drop_count
 from pruning.planning.patterns import (
@@ -55,6 +56,13 @@ def make_plan(source: TensorSource, specs: Sequence[MaskSpec]) -> Plan:
     )
     pattern = parse_pattern(first.pattern)
     selection, problems = select(source, first.include, first.exclude)
+    if source.kind != "memory" and (absent := beyond_weights(first.score)):
+        what = f"score {first.score!r} needs {', '.join(absent)}, which a checkpoint does not hold"
+        fix = "choose a score that needs the weight alone"
+        if absent == ("grad",):
+            fix += ", or compute it in Python after loss.backward(): pruning.mask_generator."
+            fix += f"MaskGenerator(model, sparsity, importance_metric={first.score!r}).generate_masks()"
+        problems.append(Problem(source.where, what, fix))
     chosen = selection.chosen
     if isinstance(pattern, Head):
         selection, problems = _attention_only(source, selection, problems)

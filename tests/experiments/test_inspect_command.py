@@ -150,3 +150,28 @@ def test_what_is_neither(tmp_path, suffix, content):
     assert isinstance(result.exception, SystemExit)
     assert f"file{suffix}" in result.stderr
     assert "fix: " in result.stderr
+
+
+def made_by_masks(state, folder, name):
+    save_file({"up.weight": state["up.weight"]}, folder / f"{name}.safetensors")
+    args = [folder / f"{name}.safetensors", "--sparsity", 0.5, "--out", folder]
+    assert CliRunner().invoke(main, ["masks", *map(str, args)]).exit_code == 0
+    (masks,) = (folder / name).iterdir()
+    return masks
+
+
+def test_a_spec_without_a_plugin_does_not_speak_of_one(state, tmp_path):
+    text = run(made_by_masks(state, tmp_path, "one")).stdout
+    assert "spec        sparsity 0.5, score magnitude, pattern unstructured, allocation uniform\n" in text
+
+
+def test_masks_of_two_checkpoints_are_said_to_be(state, tmp_path):
+    one = made_by_masks(state, tmp_path, "one")
+    state["up.weight"] = state["up.weight"].flip(0).contiguous()
+    two = made_by_masks(state, tmp_path, "two")
+    of_one, of_two = (inspected(file)["checkpoint"] for file in (one, two))
+    assert f"of different checkpoints: 1 is of {of_one[:12]}…, 2 of {of_two[:12]}…\n" in run(one, two).stdout
+    found = inspected(one, two)
+    assert (found["checkpoints"], found["same_checkpoint"]) == ([of_one, of_two], False)
+    assert inspected(one, one)["same_checkpoint"] is True
+    assert "different checkpoints" not in run(one, one).stdout

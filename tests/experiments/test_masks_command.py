@@ -430,3 +430,20 @@ def test_dask_and_what_it_does_not_do_with(tmp_path):
     words = ["masks", str(tmp_path / "m.safetensors"), "--sparsity", "0.5", "--dask", "local:2"]
     assert CliRunner().invoke(main, [*words, "--format", "npz"]).exit_code == 2
     assert CliRunner().invoke(main, [*words, "--workers", "2"]).exit_code == 2
+
+
+def test_a_score_that_needs_gradients_is_one_problem(model, tmp_path):
+    text = failed(run(model, "--sparsity", 0.5, "--score", "taylor", "--out", tmp_path / "m"))
+    assert text.count("fix:") == 1
+    assert "score 'taylor' needs grad, which a checkpoint does not hold" in text
+    assert "in Python after loss.backward()" in text
+    assert "Known: l2, magnitude, random." in failed(run(model, "--sparsity", 0.5, "--score", "tailor"), 2)
+
+
+@pytest.mark.parametrize("file_format", ["safetensors", "npz", "pt"])
+def test_a_mask_file_in_place_of_a_checkpoint(model, tmp_path, file_format):
+    assert run(model, "--sparsity", 0.5, "--out", tmp_path / "m", "--format", file_format).exit_code == 0
+    (masks,) = files(tmp_path / "m")
+    text = failed(run(masks, "--sparsity", 0.5))
+    assert "is a mask file, not a checkpoint" in text
+    assert "name the checkpoint" in text

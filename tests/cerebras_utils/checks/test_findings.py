@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cerebras_utils.checks.registry import Doubt, Estimate
-from cerebras_utils.doctor import entries
+from cerebras_utils.checks.registry import Doubt, Estimate, NotMade
+from cerebras_utils.doctor import entries, examine
 
 from .conftest import linear, write_data
 from .test_sound import ELSEWHERE, LORA, lora, masks_inside, native, native_lora, sparse_lora
@@ -649,9 +649,12 @@ def test_too_little_disk_is_said(run, monkeypatch):
 
 
 def saved_bytes(run):
-    numel = sum(t.numel() for t in run.bench.state.values())
-    masked = sum(t.numel() for n, t in run.bench.state.items() if n in run.bench.linear)
-    return 12 * numel + masked
+    """The weights under all of their names, two states of each weight once, the masks."""
+    state = run.bench.state
+    numel = sum(t.numel() for t in state.values())
+    tied = sum(state[f"model.{name}"].numel() for name in ("lm_head.weight", "ln_f.weight", "ln_f.bias"))
+    masked = sum(t.numel() for n, t in state.items() if n in run.bench.linear)
+    return 4 * numel + 8 * (numel - tied) + masked
 
 
 def test_training_operations_against_dense(run):
@@ -674,3 +677,64 @@ def test_masks_that_are_applied_once_save_nothing(run):
     run.masking["apply_every_step"] = False
     (found,) = run.check("estimate.training_flops")
     assert found.value == 1
+
+
+def how_it_was_counted(run):
+    return next(one for one in run.check("loop.disk") if isinstance(one, Estimate))
+
+
+def test_lora_counts_the_layers_that_are_targeted(run):
+    """The head is no Linear of a decoder layer. Per layer: four of 8 x 8 and two of 8 x 16, of rank 2."""
+    run.init["callbacks"] = []
+    lora(run)
+    made = 2 * (4 * 2 * (8 + 8) + 2 * 2 * (8 + 16))
+    stored = sum(t.numel() for t in run.bench.state.values())
+    twice = 50 * 8 + 2 * 8
+    found = how_it_was_counted(run)
+    assert f"{stored - twice + made:,} weights of 4 bytes, tied ones counted once" in found.how
+    assert f"({twice} are stored under a second name, too)" in found.how
+    assert f"2 optimizer states of 4 bytes for the {made:,} that are trained;" in found.how
+    assert found.value == 2 * (4 * (stored + made) + 8 * made)
+
+
+def test_lora_on_everything_parts_what_was_tied(run):
+    """With factors, the head and the embedding are two weights, as in the run."""
+    run.init["callbacks"] = []
+    run.add("Lora", lora_params={"r": 2, "target_modules": None})
+    assert f"({2 * 8} are stored under a second name, too)" in how_it_was_counted(run).how
+
+
+def test_lora_that_targets_nothing_is_not_estimated(run):
+    run.add("Lora", lora_params={"r": 2, "target_modules": ["Lineer"]})
+    with pytest.raises(NotMade, match=r"cannot be put on the model.*'Lineer' is no class"):
+        run.check("loop.disk")
+
+
+def test_masks_that_are_applied_once_take_no_disk(run):
+    run.masking["apply_every_step"] = False
+    assert "; 0 mask bytes" in how_it_was_counted(run).how
+
+
+def test_a_batch_size_of_0_is_said_once(run):
+    run.fit["train_dataloader"]["batch_size"] = 0
+    report = examine(run.file(), modelzoo=False)
+    (found,) = [problem for _, problem in report.problems if "train_dataloader" in problem.where]
+    assert found.what == "0 is no number of sequences"
+
+
+def test_a_directory_for_masks_is_said_to_be_one(run):
+    run.masking["mask_path"] = str(run.bench.folder)
+    with pytest.raises(ValueError, match=r"it is a directory\n +fix: name a mask file"):
+        run.check("masks.opens")
+
+
+@pytest.mark.parametrize("check", ["checkpoint.optimizer_state", "checkpoint.steps_left"])
+def test_the_fix_for_a_checkpoint_with_more_than_a_model_works(run, check):
+    lora(run)
+    run.init["loop"]["max_steps"] = 3
+    state = {"model": run.bench.state, "global_step": 3, "optimizer": {"state": {"m": torch.zeros(2)}}}
+    run.fit["ckpt_path"] = run.bench.save("whole.mdl", state)
+    (found,) = run.check(check)
+    assert "--load_checkpoint_states model" in found.fix
+    run.add("LoadCheckpointStates", load_checkpoint_states="model")
+    assert run.check(check) == []

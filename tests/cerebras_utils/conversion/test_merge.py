@@ -342,6 +342,16 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     assert (tmp_path / "out.mdl").read_bytes() == b"mine"
 
 
+def test_the_receipt_of_another_merge_is_told_with_the_way_out(tmp_path: Path) -> None:
+    lora_run(tmp_path / "run.mdl")
+    run(Request(checkpoint=tmp_path / "run.mdl", out=tmp_path / "out.safetensors"))
+    with pytest.raises(ProblemError) as error:
+        run(Request(checkpoint=tmp_path / "run.mdl", out=tmp_path / "out.mdl"))
+    (problem,) = error.value.problems
+    assert problem.where == str(tmp_path / "out.merge.json")
+    assert "an --out of another name than out, whatever its suffix" in problem.fix
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
     """A layer of 64 MB is merged in a few pieces of it."""

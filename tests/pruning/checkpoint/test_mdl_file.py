@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from pruning.checkpoint.open import open_checkpoint
+from pruning.problems import ProblemError
 
 DATA = Path(__file__).parents[2] / "data" / "mdl"
 W = "model.model.w"
@@ -247,3 +248,12 @@ def test_what_the_vendor_writes_now(tmp_path, same):
     with open_checkpoint(tmp_path / "c.mdl") as source:
         same(source, weights)
         assert source.scalars() == {"global_step": 12}
+
+
+def test_other_hdf5_files_get_one_fix(tmp_path):
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["data"] = [1]
+    with pytest.raises(ProblemError) as error:
+        open_checkpoint(tmp_path / "data.h5")
+    assert str(error.value).count("fix:") == 1
+    assert "copy the checkpoint again" not in str(error.value)
