@@ -60,11 +60,27 @@ class Verbs(click.Group):
             raise
 
 
+def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    """Of what is installed: a directory on PYTHONPATH has none."""
+    if asked and not ctx.resilient_parsing:
+        from pruning.masks.receipt import this_tool
+
+        click.echo(this_tool())
+        ctx.exit()
+
+
 @click.group(
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example:  wafersparse masks model.safetensors --sparsity 0.5 --sparsity 0.75",
 )
-@click.version_option(package_name="wafersparse")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version.",
+)
 def main() -> None:
     """Sparse training experiments for the Cerebras CS-3."""

@@ -80,32 +80,34 @@ def command(
         raise click.UsageError(f"--overlap has no place in --{form}; use --json, --html, or neither")
     with ExitStack() as stack:
         page = None if html is None else stack.enter_context(_page(html, overwrite))
-        study = _compare(dirs, by, names, form, page, overlap, no_cache)
+        study = _study(dirs, by, names, page, overlap, no_cache)
+    # Files first: whoever reads the table may close the pipe after its first lines.
+    written: list[str] = []
     if html is not None:
         from experiments.progress import size
 
-        click.echo(f"wrote {html} ({size(html.stat().st_size)})", err=True)
+        written.append(f"{html} ({size(html.stat().st_size)})")
     if figures is not None:
         from experiments.report.files import write_figures
 
-        for path in write_figures(study, figures, overwrite=overwrite):
-            click.echo(f"wrote {path}", err=True)
+        written += map(str, write_figures(study, figures, overwrite=overwrite))
+    _show(study, form, overlap)
+    for file in written:
+        click.echo(f"wrote {file}", err=True)
 
 
-def _compare(
+def _study(
     dirs: tuple[Path, ...],
     by: tuple[str, ...],
     names: tuple[str, ...],
-    form: str | None,
     page: "Part | None",
     overlap: bool,
     no_cache: bool,
 ) -> "Study":
-    from experiments.compare import formats
     from experiments.compare.findings import warnings_of
     from experiments.compare.groups import grouped, unknown_keys
     from experiments.compare.metrics import DEFAULT, metric_of
-    from experiments.compare.overlap import FREE, MaskOverlaps, as_json, as_text, mask_overlaps
+    from experiments.compare.overlap import FREE, MaskOverlaps, mask_overlaps
     from experiments.compare.table import rows_of
     from experiments.report.study import Study
     from experiments.runs.find import run_directories
@@ -128,12 +130,20 @@ def _compare(
         from experiments.report.page import page as report
 
         page.write(report(study, [str(d) for d in dirs], datetime.now(UTC)))
+    return study
+
+
+def _show(study: "Study", form: str | None, overlap: bool) -> None:
+    from experiments.compare import formats
+    from experiments.compare.overlap import as_json, as_text
+
+    rows, metrics, warned = study.rows, study.metrics, study.warnings
     for warning in warned:
         click.echo(f"warning: {warning.kind}: {warning.text}", err=True)
     if form == "json":
         found = formats.as_json(rows, warned)
         if overlap:
-            found["overlap"] = formats.finite(as_json(overlaps))
+            found["overlap"] = formats.finite(as_json(study.overlaps))
         click.echo(json.dumps(found, indent=1, allow_nan=False))
     elif form is not None:
         write = {"csv": formats.as_csv, "md": formats.as_markdown, "latex": formats.as_latex}[form]
@@ -141,12 +151,11 @@ def _compare(
     else:
         click.echo(formats.as_text(rows, metrics))
         if overlap:
-            click.echo("\n" + as_text(overlaps))
+            click.echo("\n" + as_text(study.overlaps))
         if sys.stdout.isatty():
             from experiments.compare.plot import plot
 
             click.echo("\n" + plot(rows, metrics[0]))
-    return study
 
 
 def _read(paths: "Sequence[Path]", no_cache: bool) -> "list[RunRecord]":

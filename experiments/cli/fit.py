@@ -116,17 +116,6 @@ def _run_torch(
         problems.append(Problem("--target_device CSX", what, "use CPU or GPU, or --backend cszoo"))
     if problems:
         raise ProblemError(problems)
-    phases = load_config(config)
-    if problems := check(phases, verb, given["checkpoint_path"]):
-        raise ProblemError(problems)
-    devices = dict.fromkeys(map(str, devices_of(phases, given["target_device"])))
-    where = f"torch on {', '.join(devices)}{processes}"
-    click.echo(f"backend: {where} (plain PyTorch, no Cerebras software; {reason})", err=True)
-    for line in [*idle, *notes(phases, verb)]:
-        click.echo(line, err=True)
-    if dry_run:
-        click.echo(_no_problems(config) if as_json else f"{config}: nothing found that is wrong")
-        return
     overrides = Overrides(
         device=given["target_device"],
         model_dir=given["model_dir"],
@@ -136,6 +125,17 @@ def _run_torch(
         log_level=given["logging"],
         compiled=given["compiled"],
     )
+    phases = load_config(config)
+    if problems := check(phases, verb, overrides):
+        raise ProblemError(problems)
+    devices = dict.fromkeys(map(str, devices_of(phases, given["target_device"])))
+    where = f"torch on {', '.join(devices)}{processes}"
+    click.echo(f"backend: {where} (plain PyTorch, no Cerebras software; {reason})", err=True)
+    for line in [*idle, *notes(phases, verb)]:
+        click.echo(line, err=True)
+    if dry_run:
+        click.echo(_no_problems(config) if as_json else f"{config}: nothing found that is wrong")
+        return
     try:
         results = run(config, verb, overrides, processes)
     except NotFiniteError as error:

@@ -10,6 +10,7 @@ import click
 if TYPE_CHECKING:
     from experiments.sweep.local import Todo
     from experiments.sweep.plan import SweepPlan
+    from experiments.sweep.spec import SweepSpec
 
 
 @click.command(
@@ -55,6 +56,7 @@ def command(
     from pruning.problems import fail
 
     asked = read_spec(spec)
+    _refuse_executor(asked, executor)
     plan = make_plan(asked, out or Path("runs") / asked.name, only)
     if plan.one_at_a_time and (jobs or 1) > 1:
         raise fail(f"--jobs {jobs}", "a CS-3 takes one run at a time", "leave --jobs out")
@@ -77,6 +79,18 @@ def command(
     states = [row.status for row in plan.rows if row.chosen]
     if any(one.state not in ("done", "running") and not one.submitted for one in states):
         sys.exit(1)
+
+
+def _refuse_executor(asked: "SweepSpec", executor: str) -> None:
+    """One whose package is not here: said before masks are computed for hours."""
+    if executor == "slurm":
+        from experiments.sweep import slurm
+
+        slurm.installed()
+    elif executor == "dask":
+        from experiments.sweep import dask_cluster
+
+        dask_cluster.installed(asked.dask)
 
 
 def _told(line: str) -> None:

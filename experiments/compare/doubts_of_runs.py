@@ -94,7 +94,9 @@ def a_handful_of_batches(groups: Sequence[Group]) -> Iterator[Warned]:
         if run.batches is not None and run.batches < _FEWEST_BATCHES
     }
     if few:
-        text = f"evaluated on {min(few.values())} to {max(few.values())} batches only: {', '.join(few)}"
+        low, high = min(few.values()), max(few.values())
+        count = f"{low} batch{'es' * (low != 1)}" if low == high else f"{low} to {high} batches"
+        text = f"evaluated on {count} only: {', '.join(few)}"
         yield Warned("few batches", text, tuple(few))
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.compare.groups import Group
 from experiments.compare.warned import Warned
+from experiments.runs.record import RANDOM, short
 
 
 def another_start(groups: Sequence[Group]) -> Iterator[Warned]:
-    """A run and its baseline, from two checkpoints: what differs is not what pruning costs."""
+    """A run and its baseline, from two checkpoints or one from none: pruning is not all that differs."""
     for group in groups:
         if group.baseline is None or not group.starts or not group.baseline.starts:
             continue
@@ -19,6 +20,8 @@ def another_start(groups: Sequence[Group]) -> Iterator[Warned]:
         if differ:
             said = "; ".join(f"seed {seed}: {_names(a)}, not {_names(b)}" for seed, (a, b) in differ.items())
             text = f"{group.label} began with another checkpoint than its baseline ({said})"
+            if any(RANDOM in one ^ other for one, other in differ.values()):
+                text += ": what a checkpoint was trained before counts for one of them alone"
             yield Warned("another checkpoint", text, (group.label,))
 
 
@@ -67,4 +70,4 @@ def several_masks(groups: Sequence[Group]) -> Iterator[Warned]:
 
 
 def _names(digests: set[str]) -> str:
-    return ", ".join(sorted(digest[:12] for digest in digests))
+    return ", ".join(sorted(map(short, digests)))

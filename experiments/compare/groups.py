@@ -9,11 +9,13 @@ from typing import Any
 
 from experiments.compare.labels import labels
 from experiments.compare.metrics import METRICS, TOLERANCE, rounded
+from experiments.compare.one_form import newest_name
 from experiments.compare.settings import (
     KIND,
     LEVEL,
     MASKS,
     START,
+    STATES,
     Flat,
     differences,
     every_setting,
@@ -21,7 +23,7 @@ from experiments.compare.settings import (
     is_dense,
     is_sparse,
 )
-from experiments.runs.record import RunRecord
+from experiments.runs.record import RANDOM, RunRecord, short
 
 _SPARSE = re.compile(
     rf"{MASKS}|{LEVEL}|{KIND}|init\.callbacks\.(SparseMaskCallback|Lora|SparseLora)(\..*)?|init\.sparsity.*"
@@ -157,10 +159,11 @@ def unknown_keys(runs: Sequence[RunRecord], by: Sequence[str]) -> list[str]:
 
 def _chosen(run: RunRecord, by: Sequence[str]) -> Flat:
     """Of every setting, also of those that do not make a configuration: seed, paths, what is only written."""
+    names = [newest_name(asked) for asked in by]
     return {
         key: value
         for key, value in (every_setting(run) | flat(run)).items()
-        if any(key == asked or key.endswith(f".{asked}") for asked in by)
+        if any(key == name or key.endswith(f".{name}") for name in names)
     }
 
 
@@ -188,7 +191,7 @@ def _by_start(group: Group) -> list[Group]:
         return [group]
     parts: dict[str, Group] = {}
     for run in group.runs:
-        own = {START: run.start[:12]} if run.start else {}
+        own = {START: short(run.start)} if run.start else {}
         parts.setdefault(run.start, Group("", group.settings | own)).runs.append(run)
     return list(parts.values())
 
@@ -232,4 +235,5 @@ def _find_baselines(groups: Sequence[Group]) -> None:
 def apart(group: Group, baseline: Group) -> dict[str, tuple[Any, Any]]:
     """What differs beside the sparsity and the checkpoint: a comparison of more than one thing."""
     found = differences(group.settings, baseline.settings)
-    return {key: pair for key, pair in found.items() if key != START and not _SPARSE.fullmatch(key)}
+    of_start = (START, *([STATES] if RANDOM in group.starts | baseline.starts else []))
+    return {key: pair for key, pair in found.items() if key not in of_start and not _SPARSE.fullmatch(key)}

@@ -12,6 +12,8 @@ from experiments.compare.settings import KIND, MASK_CALLBACK, MASKS
 
 _LORA = re.compile(r"init\.callbacks\.(Lora|SparseLora)\.lora_params(?:\[\d+\])?\.(.+)")
 _DIGEST = re.compile(r"-([0-9a-f]{8})$")
+# Of a set that others do not have, its place says what it is, and no other of its settings does.
+_OF_A_SET = re.compile(r".*dataloaders?\[\d+\]\.(?P<setting>.+)")
 _LONGEST = 24  # characters of a value
 
 
@@ -51,12 +53,20 @@ def _telling_apart(settings: Sequence[Mapping[str, Any]], words: Sequence[list[s
     varying = {key: values for key, values in texts.items() if len(set(values)) > 1}
     chosen: list[str] = []
     while varying and (count := len(set(classes))) < len(settings):
-        best = min(varying, key=lambda k: (-len(set(zip(classes, varying[k], strict=True))), len(k), k))
+        best = min(
+            varying,
+            key=lambda k: (-len(set(zip(classes, varying[k], strict=True))), _says_little(k), len(k), k),
+        )
         classes = [f"{old} {value}" for old, value in zip(classes, varying.pop(best), strict=True)]
         if len(set(classes)) == count:
             break
         chosen.append(best)
     return chosen
+
+
+def _says_little(key: str) -> bool:
+    found = _OF_A_SET.fullmatch(key)
+    return found is not None and found["setting"] != "data_dir"
 
 
 def _said(key: str, value: object, among: Sequence[str]) -> str:
@@ -74,7 +84,7 @@ def _line(value: object) -> str:
 def _short(key: str, among: Sequence[str]) -> str:
     """The shortest ending that no other key of these has."""
     parts = key.split(".")
-    for count in range(1, len(parts) + 1):
+    for count in range(2 if _OF_A_SET.fullmatch(key) else 1, len(parts) + 1):
         ending = ".".join(parts[-count:])
         if sum(other == ending or other.endswith(f".{ending}") for other in among) == 1:
             return ending

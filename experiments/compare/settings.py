@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.compare.one_form import one_form
 from experiments.runs.callbacks import LORA, SPARSE_LORA, callbacks_of, spelled
 from experiments.runs.callbacks import MASKS as MASKS_CALLBACK
-from experiments.runs.record import RunRecord
+from experiments.runs.record import RunRecord, short
 
 MASKS = "masks"  # stands for the path of a mask file: the name of the file tells what is in it
 START = "checkpoint"  # the digest of the checkpoint that a run began with
+STATES = "init.callbacks.LoadCheckpointStates.load_checkpoint_states"  # of that checkpoint
 LEVEL = "sparsity"  # of masks whose file name other masks have as well
 KIND = "kind"  # of the runs of a row, where the keys that it is grouped by do not tell
 _NOT_PART = (  # what may differ within a configuration: where things are, and what is only written
@@ -19,10 +21,12 @@ _NOT_PART = (  # what may differ within a configuration: where things are, and w
     *("init.backend", "init.device", "fit.ckpt_path", "validate.ckpt_path", "validate_all.ckpt_paths"),
 )
 MASK_CALLBACK = "init.callbacks.SparseMaskCallback"
+_PLACE = "init.model_dir"
 _WRITERS = {
     *("computenorm", "checkloss", "logoptimizerparamgroup", "modelevalmetrics", "rateprofiler"),
     *("durationprofiler", "floputilization", "saveperformancedata", "dumpavailabletensornames"),
     *("modelzooparamsmetadata", "samplesstreamedinfo", "logsparsity", "progresslogger"),
+    *("tensorboardlogger", "telemetrylogger"),
 }
 
 Flat = dict[str, Any]
@@ -32,13 +36,13 @@ def flat(run: RunRecord) -> Flat:
     """Every setting that makes a run what it is, by dotted key."""
     found = {
         key: value
-        for key, value in _flatten(run.params, "")
+        for key, value in _flatten(one_form(run.params), "")
         if not any(key == part or key.startswith(f"{part}.") for part in _NOT_PART)
     }
     if (path := f"{MASK_CALLBACK}.mask_path") in found:
         found[MASKS] = Path(str(found.pop(path))).stem
     if run.start:
-        found[START] = run.start[:12]
+        found[START] = short(run.start)
     return found
 
 
@@ -65,8 +69,8 @@ def config_diff(one: RunRecord, other: RunRecord) -> dict[str, tuple[Any, Any]]:
 
 
 def every_setting(run: RunRecord) -> Flat:
-    """The whole config by dotted key, but for callbacks that only write."""
-    return dict(_flatten(run.params, ""))
+    """The whole config by dotted key, but for what only writes, and for where: a run may lie elsewhere."""
+    return {key: value for key, value in _flatten(one_form(run.params), "") if key != _PLACE}
 
 
 def _flatten(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -135,7 +135,10 @@ def _cell(row: Row, metric: Metric) -> str:
 
 def _worse(row: Row, metric: Metric) -> str:
     cell = row.cells.get(metric.name)
-    return "" if cell is None or cell.change is None else f"{100 * cell.change:+.1f} %"
+    if cell is None or cell.change is None:
+        return ""
+    percent = f"{100 * cell.change:+.1f}"
+    return "0.0 %" if float(percent) == 0 else f"{percent} %"
 
 
 def _verdict(row: Row, metric: Metric) -> str:

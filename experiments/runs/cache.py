@@ -19,7 +19,7 @@ from pruning.atomic import Part
 from pruning.masks.receipt import this_tool
 from pruning.problems import ProblemError
 
-_VERSION = 3
+_VERSION = 4
 _LIVE = ("running", "unknown", "lost")  # their state depends on processes, not on files alone
 
 

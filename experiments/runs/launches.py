@@ -16,6 +16,7 @@ from typing import Any
 from cerebras_utils.run_receipt import NAME, Run, read_receipt
 from experiments.runs.curves import Curves, trains
 from experiments.runs.find import PARAMS
+from experiments.runs.vendor_log import had_nothing_left
 from pruning.problems import ProblemError
 
 _COMMAND = re.compile(r"Running command: (.+)")
@@ -36,6 +37,14 @@ class Launch:
         """None where nothing tells."""
         return str(self.run.receipt["verb"]) if self.run is not None else _verb_of(self.head)
 
+    @property
+    def had_nothing_left(self) -> bool:
+        """It began at the step that it was to end at, and trained no step."""
+        if self.run is None:
+            return had_nothing_left(self.head)
+        error = self.run.receipt.get("error") or {}
+        return error.get("type") == "NothingLeftError" or had_nothing_left(str(error.get("message")))
+
     @cached_property
     def head(self) -> str:
         """How its log begins."""
@@ -54,7 +63,10 @@ def launches_in(path: Path, problems: list[str]) -> list[Launch]:
 
 
 def of_training(launches: Collection[Launch], parts: Mapping[Path, Curves]) -> list[Launch]:
-    """Those that trained; all of them where none did: a directory of validations."""
+    """Those that trained; all of them where none did: a directory of validations.
+
+    One that had nothing left to train is none of them, where there is another: it is no end of the run.
+    """
     by_file = {os.path.realpath(file): part for file, part in parts.items()}
 
     def trained(launch: Launch) -> bool:
@@ -63,7 +75,8 @@ def of_training(launches: Collection[Launch], parts: Mapping[Path, Curves]) -> l
             return launch.events not in by_file or trains(by_file[launch.events])
         return verb == "fit"
 
-    return [launch for launch in launches if trained(launch)] or list(launches)
+    fits = [launch for launch in launches if trained(launch)]
+    return [launch for launch in fits if not launch.had_nothing_left] or fits or list(launches)
 
 
 def parts_of(

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from cerebras_utils.run_receipt import State
+from experiments.runs.callbacks import with_states
 from experiments.runs.find import PLANNED
 from experiments.sweep.claim import Clock
-from experiments.sweep.states import CONFIG, RunState, status_of
+from experiments.sweep.states import CONFIG, RunState, read_plan, reason_in_sweep, status_of
 from pruning.problems import ProblemError
 from pruning.strict_yaml import read_yaml
 
@@ -22,7 +23,7 @@ def of_sweep(path: Path, state: str, reason: str, *, started: bool) -> tuple[str
         return ("finished" if known.state is RunState.DONE else known.state), known.reason
     if state in _UNSURE and known.state in (RunState.LOST, RunState.RUNNING, RunState.FAILED):
         return known.state, known.reason
-    return state, reason
+    return state, reason_in_sweep(reason, path)
 
 
 def planned_params(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -31,9 +32,16 @@ def planned_params(path: Path, problems: list[str]) -> dict[str, Any]:
         return {}
     try:
         trainer = read_yaml(path / CONFIG).value["trainer"]
-        return dict(trainer)
+        return with_states(dict(trainer), _start_words(path))
     except ProblemError as error:
         problems += [f"{p.where}: {p.what}" for p in error.problems]
     except (TypeError, KeyError, ValueError):
         problems.append(f"{path / CONFIG}: holds no trainer")
     return {}
+
+
+def _start_words(path: Path) -> Any:
+    try:
+        return read_plan(path).get("start")
+    except ProblemError:  # its state says so
+        return None

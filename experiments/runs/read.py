@@ -14,12 +14,13 @@ import yaml
 from cerebras_utils.checks.case import section, whole
 from cerebras_utils.event_curves import Curve
 from cerebras_utils.run_receipt import State
+from experiments.runs.callbacks import with_states
 from experiments.runs.curves import Curves, last_of, one_line, read_files, seconds_of, thinned
 from experiments.runs.find import PARAMS
 from experiments.runs.launches import Launch, launches_in, of_training, parts_of
 from experiments.runs.length import steps_asked
 from experiments.runs.planned import of_sweep, planned_params
-from experiments.runs.record import RunRecord
+from experiments.runs.record import RANDOM, RunRecord
 from experiments.runs.sparsity import sparsity_of
 from experiments.runs.vendor_log import state_by_log
 from experiments.sweep.states import CONFIG
@@ -39,7 +40,9 @@ def read_run(path: Path) -> RunRecord:
     launches = of_training(every_launch, all_parts)
     parts = parts_of(launches, every_launch, all_parts)
     curves = one_line(parts.values())
-    params = _params(launches, problems) or planned_params(path, problems)
+    first = next((launch.run.receipt for launch in launches if launch.run is not None), {})
+    words = section(first, "environment").get("command")
+    params = with_states(_params(launches, problems), words) or planned_params(path, problems)
     if not isinstance(params.get("init") or {}, Mapping):
         problems.append(f"{path}: the config's trainer.init is no map")
         params = {}
@@ -72,7 +75,7 @@ def read_run(path: Path) -> RunRecord:
         peak_rate=None if rate is None else float(rate.values.max()),
         curves={tag: thinned(curve) for tag, curve in curves.items() if _KEPT.fullmatch(tag)},
         sparsity=sparsity_of(init, receipt, last, problems),
-        start=_start(launches),
+        start=_start(first),
         data=str(receipt.get("data", "")),
         problems=tuple(problems),
     )
@@ -104,9 +107,10 @@ def _look_into(path: Path) -> None:
             return
 
 
-def _start(launches: Sequence[Launch]) -> str:
+def _start(first: Mapping[str, Any]) -> str:
     """What the first launch began with: those that resume it begin with the run's own checkpoint."""
-    first = next((launch.run.receipt for launch in launches if launch.run is not None), {})
+    if first.get("steps") and first.get("start", "") is None:  # before a step, it may have yet to say
+        return RANDOM
     return str(section(first, "start").get("fingerprint", ""))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+RANDOM = "random weights"  # a start that is no checkpoint
 Points = list[list[float]]  # [step, value], oldest first
 
 
@@ -43,7 +44,7 @@ class RunRecord:
     peak_rate: float | None = None  # the highest learning rate that a step used
     curves: Mapping[str, Points] = field(default_factory=dict)  # thinned out, for pictures
     sparsity: Sparsity = field(default_factory=Sparsity)
-    start: str = ""  # fingerprint of the checkpoint it began with
+    start: str = ""  # fingerprint of the checkpoint it began with, or RANDOM; "" where nobody knows
     data: str = ""  # digest of what it was trained on
     problems: tuple[str, ...] = ()  # files that could not be read
 
@@ -57,3 +58,8 @@ class RunRecord:
         values["problems"] = tuple(values["problems"])
         values["last"] = {tag: (int(step), float(value)) for tag, (step, value) in values["last"].items()}
         return cls(**values)
+
+
+def short(digest: str) -> str:
+    """Of a checkpoint or a mask file, as people are shown it."""
+    return digest if digest == RANDOM else digest[:12]

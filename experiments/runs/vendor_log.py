@@ -20,6 +20,7 @@ _ENDED = re.compile(r"Processed \d+ training sample")
 _BEGINS = "Trainer Fit Summary"
 _FIRST_ROUND = re.compile(r"Starting train loop 1 of \d+, from global step (\d+) to")
 _ALL_ROUNDS = re.compile(r"for a total of (\d+) train steps?\.")
+_NOTHING_LEFT = re.compile(r"Initial global step \d+ already exceeds max step \d+")
 _TAIL = 1 << 14  # bytes of a log that are searched for its end
 
 
@@ -33,6 +34,11 @@ def batches_planned(head: str) -> int | None:
     """Of all rounds together, whatever limits the config has: steps, where no gradients are accumulated."""
     found = _ALL_ROUNDS.search(head)
     return int(found[1]) if found is not None else None
+
+
+def had_nothing_left(text: str) -> bool:
+    """Whether an error, or a log, says that a run began at the step it was to end at: it trained no step."""
+    return _NOTHING_LEFT.search(text) is not None
 
 
 def state_by_log(head: str, log: Path | None, steps: int, asked: int | None) -> tuple[str, str]:

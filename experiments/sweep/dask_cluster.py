@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from experiments.sweep.local import Todo, run_one, said
@@ -11,6 +12,20 @@ from pruning.registry import suggest
 _CLUSTERS = ("local", "slurm", "pbs")
 
 
+def installed(parameters: Mapping[str, Any]) -> Any:
+    """``distributed``; a cluster of jobs needs ``dask_jobqueue`` as well."""
+    needed = {"distributed": "dask.distributed"}
+    if "scheduler" not in parameters and parameters.get("cluster") in ("slurm", "pbs"):
+        needed["dask_jobqueue"] = "dask-jobqueue"
+    for module, name in needed.items():
+        try:
+            import_module(module)
+        except ImportError:
+            fix = "pip install 'wafersparse[dask]'"
+            raise fail("--executor dask", f"{name} is not installed here", fix) from None
+    return import_module("distributed")
+
+
 def run_on_dask(
     todos: Sequence[Todo],
     parameters: Mapping[str, Any],
@@ -18,11 +33,7 @@ def run_on_dask(
     told: Callable[[str], None],
 ) -> None:
     """Waits for all of them. A worker that dies leaves its run to the supervisor, or lost."""
-    try:
-        import distributed
-    except ImportError:
-        fix = "pip install 'wafersparse[dask]'"
-        raise fail("--executor dask", "dask.distributed is not installed here", fix) from None
+    distributed = installed(parameters)
     with _client(parameters, at_a_time, told) as client:
         waiting = list(todos)
         at_once = at_a_time or len(waiting)
@@ -94,11 +105,8 @@ def _cluster(kind: str, jobs: int, given: dict[str, Any]) -> Any:
         except (RuntimeError, ValueError, TypeError) as error:
             fix = "mend what is below `dask:`: parameters of distributed.LocalCluster"
             raise fail("dask: local", f"cannot be started: {_cause(error)}", fix) from error
-    try:
-        import dask_jobqueue
-    except ImportError:
-        fix = "pip install 'wafersparse[dask]'"
-        raise fail("--executor dask", "dask-jobqueue is not installed here", fix) from None
+    import dask_jobqueue
+
     maker = dask_jobqueue.SLURMCluster if kind == "slurm" else dask_jobqueue.PBSCluster
     try:
         cluster = maker(**given)

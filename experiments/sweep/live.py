@@ -44,7 +44,10 @@ def live(out: Path) -> list[Live]:
     if not out.is_dir():
         what = "is no directory" if out.exists() else "does not exist"
         raise fail(out, what, "name the directory of a sweep, as its --out said")
-    found = statuses(out)
+    try:
+        found = statuses(out)
+    except OSError as error:
+        raise fail(out, f"cannot be read: {error.strerror}", "check its permissions") from error
     if not found:
         raise _no_sweep(out)
     return [_live(status) for status in found]

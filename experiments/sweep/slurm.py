@@ -10,6 +10,15 @@ from experiments.sweep.states import note_submitted
 from pruning.problems import fail
 
 
+def installed() -> Any:
+    try:
+        import submitit
+    except ImportError:
+        fix = "pip install 'wafersparse[slurm]'"
+        raise fail("--executor slurm", "submitit is not installed here", fix) from None
+    return submitit
+
+
 def submit(
     todos: Sequence[Todo],
     parameters: Mapping[str, Any],
@@ -18,11 +27,7 @@ def submit(
     told: Callable[[str], None],
 ) -> None:
     """One array job. ``parameters`` are submitit's; ``cluster`` picks its executor: slurm, local, debug."""
-    try:
-        import submitit
-    except ImportError:
-        fix = "pip install 'wafersparse[slurm]'"
-        raise fail("--executor slurm", "submitit is not installed here", fix) from None
+    submitit = installed()
     given = dict(parameters)
     cluster = given.pop("cluster", "slurm")
     if at_a_time is not None and cluster == "slurm":

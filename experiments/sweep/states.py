@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from experiments.sweep.claim import STATE, Claim, Clock, attempts, held, holder, is_alive
@@ -14,6 +16,10 @@ from pruning.atomic import Part
 from pruning.problems import ProblemError, fail
 
 PLANNED_FILE, CONFIG = "planned.json", "config.yaml"
+_INTERRUPTED = re.compile(
+    r"(?P<when>.*\binterrupted after step \d+); (?:(?P<saved>.+?) is saved\b|nothing was trained\b)",
+    re.DOTALL,
+)
 FORMAT, VERSION = "wafersparse-planned-run", 1
 
 
@@ -60,7 +66,7 @@ def status_of(run: Path, name: str, clock: Clock) -> RunStatus:
                 path=run,
                 name=name,
                 state=RunState(end["state"]),
-                reason=str(end.get("reason", "")),
+                reason=reason_in_sweep(str(end.get("reason", "")), run),
                 attempt=attempt,
                 host=_host(last),
                 tail=str(end.get("tail", "")),
@@ -86,6 +92,21 @@ def status_of(run: Path, name: str, clock: Clock) -> RunStatus:
         return RunStatus(path=run, name=name, state=RunState.UNREADABLE, reason=said)
 
 
+def reason_in_sweep(reason: str, run: Path) -> str:
+    """Without what a run of its own is advised: one of a sweep is continued by `--resume` alone.
+
+    A run that was interrupted before its first step names the checkpoint that it began with.
+    """
+    found = _INTERRUPTED.match(reason)
+    if found is None:
+        return reason
+    if found["saved"] is None:
+        return f"{found['when']}; it trained no step"
+    saved = Path(found["saved"])
+    own = saved.parts[-3:-1] == run.absolute().parts[-2:]
+    return f"{found['when']}; {saved.name} is saved" if own else f"{found['when']}; it goes on from {saved}"
+
+
 def statuses(out: Path) -> list[RunStatus]:
     """Every run below a sweep's directory, sorted by name."""
     clock = Clock(out)
@@ -93,14 +114,29 @@ def statuses(out: Path) -> list[RunStatus]:
 
 
 def planned_runs(out: Path) -> Iterator[str]:
-    """By what lies on the disk: runs of an earlier form of the sweep are there, too."""
+    """By what lies on the disk: runs of an earlier form of the sweep are there, too.
+
+    What cannot be looked into may be one, and is told as one that cannot be read.
+    """
     with os.scandir(out) as entries:
         names = [e.name for e in entries if e.is_dir() and e.name not in ("masks", STATE)]
     for name in names:
-        with os.scandir(out / name) as entries:
-            for entry in entries:
-                if entry.name.startswith("seed") and os.path.isfile(f"{entry.path}/{STATE}/{PLANNED_FILE}"):
-                    yield f"{name}/{entry.name}"
+        try:
+            with os.scandir(out / name) as entries:
+                seeds = [entry.name for entry in entries if entry.name.startswith("seed")]
+        except PermissionError:
+            yield name
+            continue
+        yield from (f"{name}/{seed}" for seed in seeds if _may_be_planned(out / name / seed))
+
+
+def _may_be_planned(run: Path) -> bool:
+    try:
+        return S_ISREG(os.stat(run / STATE / PLANNED_FILE).st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def read_plan(run: Path) -> dict[str, Any]:

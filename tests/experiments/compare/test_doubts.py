@@ -8,7 +8,7 @@ import pytest
 
 from experiments.compare.findings import warnings_of
 from experiments.compare.groups import grouped
-from experiments.runs.record import RunRecord, Sparsity
+from experiments.runs.record import RANDOM, RunRecord, Sparsity
 from tests.experiments.compare.records import record
 
 MASKS = "m-s0.5-0123abcd.safetensors"
@@ -126,3 +126,17 @@ def test_zeros_may_come_back_where_masks_shape_the_start_alone_however_rows_are_
     for by in ([], ["hidden_size"], ["masks"]):
         found = {warning.kind for warning in warnings_of(grouped([regrown], by))}
         assert found == {"no baseline"}
+
+
+def test_a_baseline_from_random_weights_and_a_run_from_a_checkpoint() -> None:
+    runs = [record("d", start=RANDOM), sparse("s", start="b" * 64)]
+    (found,) = warnings_of(grouped(runs))
+    assert found.kind == "another checkpoint"
+    assert "seed 1: bbbbbbbbbbbb, not random weights" in found.text
+    assert kinds(record("d", start=RANDOM), sparse("s", start=RANDOM)) == []
+
+
+@pytest.mark.parametrize(("counts", "said"), [((4, 4), "on 4 batches only"), ((1, 1), "on 1 batch only")])
+def test_how_few_batches(counts: tuple[int, int], said: str) -> None:
+    runs = [record("d", batches=counts[0]), sparse("s", batches=counts[1])]
+    assert said in warnings_of(grouped(runs))[0].text

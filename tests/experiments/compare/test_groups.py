@@ -5,6 +5,7 @@ import pytest
 from experiments.compare.groups import grouped, unknown_keys
 from experiments.compare.table import rows_of
 from tests.experiments.compare.records import PERPLEXITY, record
+from tests.experiments.runs_on_disk import params
 
 
 def test_masks_of_one_file_name_and_two_sparsities_are_two_rows() -> None:
@@ -86,3 +87,12 @@ def test_sparsities_that_differ_by_rounding_do_not_order_the_table() -> None:
 def test_a_label_is_one_line() -> None:
     runs = [record("a", config={"note": "x\ny\n\n z"}), record("b", config={"note": "q"})]
     assert sorted(group.label for group in grouped(runs)) == ["dense note=q", "dense note=x y z"]
+
+
+def test_two_validation_sets_are_told_by_their_place() -> None:
+    one = {"data_dir": "valid", "batch_size": 16, "shuffle": False}
+    trainers = [params(), params()]
+    trainers[0]["fit"]["val_dataloader"] = one
+    trainers[1]["fit"]["val_dataloader"] = [one, {**one, "data_dir": "other"}]
+    runs = [record(str(i), 10.0 + i, trainer=trainer) for i, trainer in enumerate(trainers)]
+    assert [group.label for group in grouped(runs)] == ["dense", "dense val_dataloader[1].data_dir=other"]

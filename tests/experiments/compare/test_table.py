@@ -1,6 +1,7 @@
 """The table: seeds are grouped, tests are paired, every format says the same, no run is left out."""
 
 import csv
+import errno
 import io
 import json
 import math
@@ -190,3 +191,22 @@ def test_an_empty_directory_says_what_to_do(tmp_path: Path) -> None:
     result = compare(tmp_path)
     assert result.exit_code == 1
     assert "wafersparse fit" in result.stderr
+
+
+@pytest.mark.parametrize(("perplexity", "said"), [(9.999, "0.0 %"), (10.001, "0.0 %"), (9.9, "-1.0 %")])
+def test_no_change_has_no_sign(perplexity: float, said: str) -> None:
+    rows = rows_of(grouped([record("d"), record("s", perplexity, masks="m.pt")]), [PERPLEXITY])
+    assert columns([PERPLEXITY])["worse by"](rows[1]) == said
+
+
+def test_files_are_written_where_nobody_reads_the_table_to_its_end(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*parts: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("experiments.compare.formats.as_json", closed)
+    page, figures = tmp_path / "page.html", tmp_path / "figures"
+    assert compare(runs, "--json", "--html", page, "--figures", figures).exit_code == 1
+    assert page.is_file()
+    assert any(figures.glob("*.svg"))

@@ -178,3 +178,57 @@ def test_batches_are_those_that_were_logged_unless_the_config_explains_them(
 ) -> None:
     trainer = params(loop={"max_steps": 20, "eval_steps": limit}, logging={"log_steps": every})
     assert read_run(write_run(tmp_path / "run", trainer, batches=logged)).batches == expected
+
+
+NOTHING_LEFT = {"type": "NothingLeftError", "message": "trainer.init.loop\n   nothing is left to do: step 20"}
+EXCEEDS = {"type": "RuntimeError", "message": "Initial global step 20 already exceeds max step 20."}
+LOGGED = f"""\
+2026-01-01 00:00:00,000 INFO:   Running command: cszoo fit c.yaml --target_device CPU
+2026-01-01 00:00:01,000 INFO:   Processed 0 training sample(s) in 4.3 seconds.
+{ERROR}RuntimeError: {EXCEEDS["message"]}
+"""
+
+
+@pytest.mark.parametrize(
+    "again",
+    [{"error": NOTHING_LEFT}, {"error": EXCEEDS}, {"receipt": False, "log": LOGGED}],
+    ids=["torch", "cszoo", "plain cszoo"],
+)
+def test_a_repeated_fit_that_has_nothing_left_leaves_the_result(
+    again: dict[str, Any], tmp_path: Path
+) -> None:
+    first: dict[str, Any] = {"receipt": again.get("receipt", True)}
+    if not first["receipt"]:
+        first["log"] = SUMMARY.format(first=1, last=10) + END
+    write_run(tmp_path / "run", params(), perplexity=12.0, **first)
+    before = read_run(tmp_path / "run")
+    later: dict[str, Any] = {"launch": 1, "steps": 0, "state": "failed", "linked": True, **again}
+    after = read_run(write_run(tmp_path / "run", params(rate=0.02), **later))
+    assert after.last[PERPLEXITY] == (20, 12.0)
+    assert (after.state, after.reason, after.params) == ("finished", "", before.params)
+
+
+def test_a_run_that_had_nothing_to_train_from_the_start_says_so(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", params(), steps=0, state="failed", error=NOTHING_LEFT))
+    assert (run.state, run.last) == ("failed", {})
+    assert "NothingLeftError" in run.reason
+
+
+@pytest.mark.parametrize(
+    ("told", "start"),
+    [({"start": None}, "random weights"), ({"start": None, "steps": 0}, ""), ({}, "")],
+)
+def test_a_run_that_began_with_no_checkpoint(told: dict[str, Any], start: str, tmp_path: Path) -> None:
+    """Before its first step, a run may not have come to its checkpoint; older receipts do not say."""
+    file = next(write_run(tmp_path / "run", params()).glob("*/run.json"))
+    file.write_text(json.dumps({**json.loads(file.read_text()), **told}))
+    assert read_run(tmp_path / "run").start == start
+
+
+def test_states_that_the_command_line_chose_are_part_of_the_config(tmp_path: Path) -> None:
+    file = next(write_run(tmp_path / "run", params()).glob("*/run.json"))
+    command = ["fit", "c.yaml", "--load_checkpoint_states", "model"]
+    receipt = json.loads(file.read_text())
+    file.write_text(json.dumps({**receipt, "environment": {"device": "cpu", "command": command}}))
+    callbacks = read_run(tmp_path / "run").params["init"]["callbacks"]
+    assert callbacks == [{"LoadCheckpointStates": {"load_checkpoint_states": "model"}}]

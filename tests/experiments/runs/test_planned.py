@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from experiments.runs.cache import read_runs
+from experiments.runs.callbacks import callbacks_of
 from experiments.runs.find import run_directories
+from experiments.runs.read import read_run
 from experiments.sweep.claim import STATE, claim
 from experiments.sweep.states import write_once
 from tests.experiments.runs_on_disk import params, write_run
@@ -65,3 +68,16 @@ def test_of_a_run_that_trained_its_own_receipt_counts_unless_it_is_not_sure(
     write_run(run, params(), state=receipt)
     (found,) = read_runs([run], cache=tmp_path / "cache")
     assert found.state == expected
+
+
+def test_a_run_that_is_planned_has_the_config_of_one_that_has_begun(tmp_path: Path) -> None:
+    """Also of what its command says: they are of one row."""
+    words = ["--load_checkpoint_states", "model"]
+    runs = [planned_run(tmp_path, f"dense-00000000/seed{n}", start=words) for n in (1, 2)]
+    trainer = yaml.safe_load((runs[0] / "config.yaml").read_text())["trainer"]
+    file = next(write_run(runs[0], trainer).glob("*/run.json"))
+    receipt = json.loads(file.read_text())
+    file.write_text(json.dumps({**receipt, "environment": {"command": ["fit", *words]}}))
+    begun, planned = map(read_run, runs)
+    assert begun.params == planned.params
+    assert callbacks_of(planned.params["init"]).keys() == {"LoadCheckpointStates"}

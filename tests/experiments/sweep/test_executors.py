@@ -227,3 +227,25 @@ class TestDask:
         with _cluster("slurm", 0, given) as cluster:
             assert isinstance(cluster, jobqueue.SLURMCluster)
             assert "#SBATCH -p short" in cluster.job_script()
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("executor", "package", "changes"),
+    [
+        ("slurm", "submitit", {}),
+        ("dask", "distributed", {}),
+        ("dask", "dask_jobqueue", {"dask": {"cluster": "pbs"}}),
+    ],
+)
+@pytest.mark.usefixtures("place")
+def test_an_executor_that_is_not_installed_is_refused_before_any_mask_is_computed(
+    executor: str, package: str, changes: dict[str, Any], dry: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace())
+    path = write_sweep(axes=AXES, **changes)
+    with without(package, monkeypatch):
+        result = CliRunner().invoke(main, ["sweep", str(path), "--executor", executor, *dry])
+    assert result.exit_code == 1, result.output
+    assert f"wafersparse[{executor}]" in result.stderr
+    assert not Path("runs").exists()

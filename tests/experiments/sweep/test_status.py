@@ -1,5 +1,6 @@
 """`wafersparse status`: from files alone, of any number of runs, damaged ones too."""
 
+import errno
 import json
 import os
 import time
@@ -10,6 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from experiments.cli import main
+from experiments.runs.read import read_run
+from experiments.sweep import states as states_module
 from experiments.sweep.claim import LOST, STATE, claim, held
 from experiments.sweep.live import live, seconds_left
 from experiments.sweep.states import PLANNED_FILE, note_submitted, write_once
@@ -166,3 +169,72 @@ def test_watching_what_waits_in_a_job_goes_on_and_what_nobody_starts_does_not(
     assert 100 < looks < 120
     assert "job 7" in text
     assert "--resume --executor slurm" in text
+
+
+@pytest.mark.parametrize("closed", ["closed-00000000", "closed-00000000/seed1"])
+def test_a_folder_that_may_not_be_read_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    """As for users who are not root."""
+    for name in ("closed-00000000/seed1", "open-00000000/seed1"):
+        planned_run(tmp_path, name)
+
+    def refusing(real: Any) -> Any:
+        def call(path: Any = ".", *args: Any, **more: Any) -> Any:
+            inside = isinstance(path, str | Path) and tmp_path / closed in Path(path).parents
+            if inside or (real is listing and Path(path) == tmp_path / closed):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return real(path, *args, **more)
+
+        return call
+
+    listing = os.scandir
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    monkeypatch.setattr(os, "stat", refusing(os.stat))
+    monkeypatch.setattr(states_module, "_read_json", refusing(states_module._read_json))
+    result = status(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert f"{closed}: unreadable: cannot be read: Permission denied" in result.stdout
+    assert "1 planned" in result.stdout
+
+
+def test_a_sweep_that_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(path: Any = ".") -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    result = status(tmp_path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {tmp_path}")
+    assert "cannot be read: Permission denied" in result.stderr
+
+
+ADVICE = "is saved, and the same command with --checkpoint_path {0} continues from it"
+
+
+@pytest.mark.parametrize(
+    ("step", "checkpoint", "said"),
+    [
+        (0, "/models/dense/model.mdl", "interrupted after step 0; it goes on from /models/dense/model.mdl"),
+        (
+            100,
+            "/models/dense/checkpoint_100.mdl",
+            "interrupted after step 100; it goes on from /models/dense/checkpoint_100.mdl",
+        ),
+        (16, "{run}/checkpoint_16.mdl", "interrupted after step 16; checkpoint_16.mdl is saved"),
+    ],
+)
+def test_an_interrupted_run_of_a_sweep_is_resumed_by_the_sweep(
+    tmp_path: Path, step: int, checkpoint: str, said: str
+) -> None:
+    """Its own words are for whoever called `fit`, and name what it began with where it saved nothing."""
+    run = planned_run(tmp_path)
+    path = checkpoint.format(run=run)
+    words = f"interrupted after step {step}; {path} {ADVICE.format(path)}"
+    ended(run, "failed", reason=words)
+    text = status(tmp_path).stdout
+    assert f"failed: {said}\n" in text
+    assert "--checkpoint_path" not in text
+    assert "--resume" in text
+    write_run(run, params(), steps=step, state="interrupted", error={"type": "X", "message": words})
+    assert read_run(run).reason == f"X: {said}"

@@ -66,7 +66,7 @@ def test_a_failed_run_keeps_its_reason_and_the_tail_of_its_log(tmp_path: Path) -
         ),
         (
             "import sys; sys.exit('interrupted after step 5; x is saved')",
-            "interrupted after step 5; x is saved",
+            "interrupted after step 5; it goes on from x",
         ),
         ("import sys; sys.exit(7)", "ended with exit code 7, and its log names no error"),
         ("import os; os.kill(os.getpid(), 9)", "was ended by SIGKILL"),
