@@ -42,13 +42,11 @@ class PlainMasks:
         with MaskFile(self.mask_path) as file:
             for parameter, mask in matched(file, weights).items():
                 self.weights[parameter] = weights[parameter]
-                self.masks[parameter] = as_shard(
-                    file.mask(mask).to(weights[parameter].device), weights[parameter]
-                )
+                keep = as_shard(file.mask(mask), weights[parameter])
+                self.masks[parameter] = keep.to(weights[parameter].device)
         self._local = {name: Mask(local(mask)) for name, mask in self.masks.items()}
         if self.every_step:
-            weights = {name: local(weight) for name, weight in self.weights.items()}
-            self._check = ZeroCheck(weights, {name: local(mask) for name, mask in self.masks.items()})
+            self._check = ZeroCheck(self.weights, {name: local(mask) for name, mask in self.masks.items()})
 
     def each(self) -> "Iterator[tuple[str, Tensor]]":
         from cerebras_utils.fallback.shards import whole

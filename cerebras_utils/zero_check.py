@@ -20,12 +20,16 @@ class ZeroCheck:
         """Raise for the layers in which a dropped weight came back, with their number. NaN is one, too."""
         import torch
 
+        from cerebras_utils.fallback.shards import local
+
         with torch.no_grad():
-            if self._are_zero(self._pairs.values()):
+            # Anew each time: FSDP of some versions of torch gives a shard other memory in its first pass.
+            pairs = {name: (local(weight), mask) for name, (weight, mask) in self._pairs.items()}
+            if self._are_zero(pairs.values()):
                 return
-            dropped = {name: mask.keep == 0 for name, (_, mask) in self._pairs.items()}
+            dropped = {name: mask.keep == 0 for name, (_, mask) in pairs.items()}
             revived, sick = {}, {}
-            for name, (weight, _) in self._pairs.items():
+            for name, (weight, _) in pairs.items():
                 revived[name] = int(((weight != 0) & dropped[name]).sum())
                 sick[name] = int((weight.isnan() & dropped[name]).sum())
         raise ProblemError(

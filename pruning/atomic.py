@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -23,9 +24,12 @@ _FIXES = {
     errno.ENOTDIR: "a parent of this path is a file: choose another path",
     errno.EEXIST: "a parent of this path is a file: choose another path",
     errno.ENAMETOOLONG: "choose a shorter file name",
+    errno.EIO: "the disk may be failing: look at the system's log, or write to another file system",
+    errno.ESTALE: "the network file system was taken away: mount it again, or write to another one",
     errno.EFBIG: "raise the limit on file sizes (`ulimit -f`), or write to another file system",
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOST = (errno.EIO, errno.ESTALE)
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Lustre without ``-o flock``, some FUSE
 
 
@@ -91,8 +95,11 @@ class Part:
         os.close(self.fd)
 
     def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
-        os.close(self.fd)
+        """On a disk that fails, what cannot be removed stays for the next writer of this name."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.close(self.fd)
 
     def __enter__(self) -> "Part":
         return self
@@ -104,8 +111,13 @@ class Part:
             self.commit()
             return
         self.discard()
-        if isinstance(error, OSError) and error.errno in (*_FULL, errno.EFBIG):
+        if isinstance(error, OSError) and self._is_of_writing(error):
             raise refusal(self.target, error) from error
+
+    def _is_of_writing(self, error: OSError) -> bool:
+        """A lost disk may be that of another file, which is named then."""
+        lost = error.errno in _LOST and error.filename in (None, str(self.path))
+        return lost or error.errno in (*_FULL, errno.EFBIG)
 
     def _try_link(self) -> None:
         """Find out now, not after hours of work, whether ``commit`` can take a name without replacing."""

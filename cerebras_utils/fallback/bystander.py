@@ -14,8 +14,13 @@ class NoDirectory:
         self.model_dir = Path(model_dir)
         self.index = CheckpointsIndex(self.model_dir, checkpoint_name)
 
-    def starts_from(self, checkpoint: Path) -> None: ...
+    def starts_from(self, checkpoint: Path) -> list[str]:
+        return []
+
     def saved(self, checkpoint: Path, step: int, model: Any = None) -> None: ...
+    def saved_before(self, phase: str, step: int) -> list[Path]:
+        return []
+
     def remove(self, checkpoint: Path) -> None: ...
     def __enter__(self) -> "NoDirectory":
         return self

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cerebras_utils.cszoo_yaml import Phase
+from cerebras_utils.fallback.checkpoint_reading import unreadable
 from cerebras_utils.hooks import Hooks
 from cerebras_utils.vendor_names import named_entries, with_defaults
 from pruning.problems import Problem
@@ -85,9 +86,10 @@ def _mask_problems(phase: Phase) -> Iterator[Problem]:
         path, every = arguments.get("mask_path", ...), arguments.get("apply_every_step", True)
         if path is not ... and not (isinstance(path, str) and path):
             yield Problem(f"{where}.mask_path", f"{path!r} is no path", "write `mask_path: FILE`")
-        elif path is not ... and not Path(path).is_file():
-            what = "is no file" if Path(path).exists() else "there is no such file"
+        elif path is not ... and (what := unreadable(Path(path))):
             fix = f"name a mask file; relative paths begin at {Path.cwd()}, where the command runs"
+            if "cannot" in what:
+                fix = "allow reading it and its directory, or name another mask file"
             yield Problem(f"{where}.mask_path: {path}", what, fix)
         if not isinstance(every, bool):  # any text would count as true
             what = f"{every!r} is neither true nor false"

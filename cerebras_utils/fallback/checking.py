@@ -11,19 +11,26 @@ from cerebras_utils.fallback.models.rules import model_problems, options_without
 from cerebras_utils.fallback.optim.build import optimizer_problems, scheduler_problems
 from cerebras_utils.fallback.precision import precision_notes, precision_problems
 from cerebras_utils.fallback.schedule import limit_problems
-from cerebras_utils.fallback.start_checks import checkpoint_problems, start_problems
+from cerebras_utils.fallback.start_checks import checkpoint_problems, directory_problems, start_problems
+from cerebras_utils.fallback.states import states_asked
 from cerebras_utils.hooks import Hooks
 from cerebras_utils.lora_settings import callback_problems as lora_problems
 from cerebras_utils.trainer_keys import DATALOADERS, settings
-from pruning.problems import Problem
+from pruning.problems import Problem, ProblemError
 
 
 def find_problems(
-    phases: Sequence[Phase], verb: str, ours: Mapping[str, type[Hooks]], checkpoint_path: str | None = None
+    phases: Sequence[Phase],
+    verb: str,
+    ours: Mapping[str, type[Hooks]],
+    *,
+    checkpoint_path: str | None = None,
+    model_dir: str | None = None,
+    states: str | None = None,
 ) -> list[Problem]:
     """Everything that is wrong, in the order of the file. ``ours``: the callbacks that are classes here.
 
-    ``checkpoint_path``: the command line's.
+    ``checkpoint_path``, ``model_dir`` and ``states`` are the command line's.
     """
     problems = config_problems(phases)
     for phase in phases:
@@ -44,7 +51,8 @@ def find_problems(
     if not problems:
         for phase in phases:
             problems += start_problems(phase, verb)
-        problems += checkpoint_problems(phases[0], verb, checkpoint_path)
+            problems += directory_problems(phase, verb, model_dir)
+        problems += _start_problems(phases, verb, checkpoint_path, states)
     return located(problems, phases)
 
 
@@ -63,6 +71,20 @@ def find_notes(phases: Sequence[Phase], verb: str) -> list[str]:
 
 def listed(value: Any) -> Any:
     return value if value is None or isinstance(value, list) else [value]
+
+
+def _start_problems(
+    phases: Sequence[Phase], verb: str, checkpoint_path: str | None, states: str | None
+) -> list[Problem]:
+    """What is wrong with the states to load; if nothing, with the checkpoint they are of."""
+    problems: list[Problem] = []
+    asked = []
+    for phase in phases:
+        try:
+            asked.append(states_asked(phase, states))
+        except ProblemError as error:
+            problems += error.problems
+    return problems or list(checkpoint_problems(phases[0], verb, checkpoint_path, asked[0]))
 
 
 def _left_problems(phase: Phase, verb: str) -> Iterator[Problem]:

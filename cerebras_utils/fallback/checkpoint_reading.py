@@ -2,29 +2,34 @@
 
 import pickle
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from h5py import is_hdf5
 
 from cerebras_utils.fallback.mdl_reader import load_mdl
 from cerebras_utils.fallback.weights import some
+from pruning.checkpoint.open import TORCH
 from pruning.problems import Problem, ProblemError, fail
 
 OWN = "wafersparse"  # top-level key of what only this backend needs; cszoo passes over it
+_AGAIN = "copy the checkpoint again, or use the one before it"
+_ANOTHER = "name a checkpoint of a trainer: a .mdl, or one of torch.save"
 _MODELZOO = "2.10"  # whose checkpoints are read as they are
 _RELEASE = re.compile(r"(\d+\.\d+)(?:\.\d+)*(?:[-.]?[a-z]+\d*)*")  # one with a local part is not compared
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A tree with "model"; a `.mdl` file, or one of ``torch.save`` as cszoo takes it too."""
-    if not path.is_file():
-        raise fail(path, "there is no such file", "name a checkpoint: a .mdl, or one of torch.save")
-    if path.suffix in (".pt", ".pth", ".bin") or _is_archive(path):
-        tree: Any = _load_pickle(path)
-    else:
-        tree = load_mdl(path)
+def read_checkpoint(path: Path, *, listing: bool = False) -> dict[str, Any]:
+    """A tree with "model"; a `.mdl` file, or one of ``torch.save`` as cszoo takes it too.
+
+    With ``listing`` everything is checked but the numbers in large tensors, which are not read.
+    """
+    if what := unreadable(path):
+        raise fail(path, what, "allow reading it, or name another" if "cannot" in what else _ANOTHER)
+    tree = _load(path, listing=listing)
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
         keys = some(list(map(str, tree))) if isinstance(tree, dict) else type(tree).__name__
         raise fail(
@@ -35,6 +40,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if "global_step" in tree:
         tree["global_step"] = int(tree["global_step"])
     return tree
+
+
+def unreadable(path: Path) -> str:
+    """Why a file cannot be read; nothing where it can be."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "is no file"
+        path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return "there is no such file"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return ""
 
 
 def _misshapen(tree: Mapping[str, Any], path: Path) -> Iterator[Problem]:
@@ -76,7 +94,16 @@ def _is_random(value: Any) -> bool:
     length = torch.get_rng_state().numel()
     states = [value.get("random"), *value.get("others", [])] if isinstance(value, Mapping) else [None]
     cpu = [state.get("cpu") if isinstance(state, Mapping) else None for state in states]
-    return all(isinstance(state, torch.Tensor) and state.numel() == length for state in cpu)
+    return all(isinstance(state, torch.Tensor) and state.numel() == length and _sets(state) for state in cpu)
+
+
+def _sets(state: torch.Tensor) -> bool:
+    """The numbers of such a state depend on each other: torch itself says whether it takes them."""
+    try:
+        torch.Generator().set_state(state.to(torch.uint8).cpu())
+    except RuntimeError:
+        return False
+    return True
 
 
 _STATES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
@@ -94,16 +121,24 @@ def _brief(value: Any) -> str:
     return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | dict) else "")
 
 
-def _is_archive(path: Path) -> bool:
-    """Of ``torch.save``, whatever its name is: by its first bytes, for the last of a .mdl are weights."""
+def _load(path: Path, *, listing: bool) -> Any:
+    """Its first bytes say what a file is, whatever its name: the last ones of a .mdl are weights."""
     with path.open("rb") as stream:
-        return stream.read(4) == b"PK\x03\x04"
+        head = stream.read(8)
+    if not head:
+        raise fail(path, "is empty", _AGAIN)
+    archive = head.startswith(b"PK\x03\x04")
+    if archive or (path.suffix in TORCH and head.startswith(b"\x80")):  # a bare pickle, before torch 1.6
+        return _load_pickle(path, mapped=archive and listing)
+    if not is_hdf5(path):
+        raise fail(path, "is neither a .mdl, which is HDF5, nor a file of torch.save", _ANOTHER)
+    return load_mdl(path, listing=listing)
 
 
-def _load_pickle(path: Path) -> Any:
+def _load_pickle(path: Path, *, mapped: bool) -> Any:
     """A file of ``torch.save``, without running what a pickle may hold."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise fail(
             path,
@@ -111,9 +146,9 @@ def _load_pickle(path: Path) -> Any:
             "where the file is trusted, load it where it was written and save it again: "
             "torch.save({'model': model.state_dict()}, path)",
         ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
         what = f"torch cannot read it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        raise fail(path, what, "copy the checkpoint again, or use the one before it") from error
+        raise fail(path, what, _AGAIN) from error
 
 
 def check_version(tree: Mapping[str, Any], path: Path, report: Any, *, strict: bool) -> None:

@@ -6,6 +6,7 @@ shape. Nothing is ever trained from random weights because a key was spelled oth
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cerebras_utils.fallback.devices import uses_gpu
 from cerebras_utils.fallback.mdl_writer import save_mdl
 from cerebras_utils.fallback.processes import Processes
 from cerebras_utils.fallback.run_outputs import RunDirectory
+from cerebras_utils.fallback.schedule import Position
 from cerebras_utils.fallback.states import chosen, not_loaded
 from cerebras_utils.fallback.weights import load_model
 from pruning.problems import Problem, ProblemError, fail
@@ -34,6 +36,7 @@ class Checkpoints:
         strict_version: bool = True,
         keep: int | None = None,
         states: frozenset[str] | None = None,  # of a checkpoint, which are loaded; None: all
+        states_by: str = "",  # what says so
         root: str | None = None,  # where checkpoints are written, if not in the model directory
     ) -> None:
         self._run, self._params = run, params
@@ -41,6 +44,7 @@ class Checkpoints:
         self._strict_version = strict_version
         self._root = None if root is None else Path(root)
         self._states = states
+        self.loads_a_part = None if states is None else states_by
         self._saved: list[Path] = []
         self._told_random = False
         self.last: Path | None = None  # the latest that was loaded or saved
@@ -55,6 +59,9 @@ class Checkpoints:
             path = (
                 trainer.processes.by_first(partial(self._latest, trainer.report)) if self._autoload else None
             )
+        elif trainer.train_dataloader is not None and not self._saved:
+            for line in trainer.processes.by_first(partial(self._passed_over, path)):
+                trainer.report.say(line)
         trainer.call("on_before_load_checkpoint", None if path is None else str(path))
         if path is None:
             if self.last is None and not self._told_random:
@@ -65,10 +72,13 @@ class Checkpoints:
         whole = trainer.processes.together(partial(read_checkpoint, path))
         check_version(whole, path, trainer.report, strict=self._strict_version)
         tree = chosen(whole, self._states, str(path))
+        position = self._position(trainer, tree, path)
+        trainer.resume(tree.get("global_step", 0), position)
         trains = trainer.optimizer is not None
         for line in not_loaded(whole, tree, str(path), trains=trains, schedulers=len(trainer.schedulers)):
             trainer.report.say(line)
-        self._run.starts_from(path)
+        for line in self._run.starts_from(path):
+            trainer.report.say(line)
         trainer.call("preprocess_checkpoint", tree)
         for line in load_model(trainer.model, tree["model"], str(path), strict=self._strict):
             trainer.report.say(line)
@@ -81,14 +91,38 @@ class Checkpoints:
                 for line in overridden:
                     what = "the checkpoint's schedule goes on, the config's has no effect"
                     trainer.report.say(f"{what}: {line}")
-        trainer.global_step = tree.get("global_step", 0)
         if trainer.train_dataloader is not None and "dataloader" in tree:
             trainer.train_dataloader.load_state_dict(tree["dataloader"], strict=self._strict)
+        if position is not None:
+            trainer.train_dataloader.go_on(position.began)
+            self._saved = [*self._run.saved_before(trainer.phase, trainer.global_step), *self._saved]
         if OWN in tree:
             _set_random(tree[OWN], trainer.processes, trainer.global_step)
         self.last, self.step_on_disk = path, trainer.global_step
         trainer.call("on_load_checkpoint", tree)
         trainer.report.say(f"loaded {path}, step {trainer.global_step}")
+
+    def _passed_over(self, path: Any) -> list[str]:
+        """The last checkpoint of the model directory, where another one is asked for, or none."""
+        latest = self._run.index.latest()
+        if latest is None or (path is not None and Path(path).resolve() == latest.resolve()):
+            return []
+        instead = "no checkpoint" if path is None else path
+        what = f"{self._run.model_dir} has {latest}, and the run begins with {instead}, as it is asked to"
+        return [f"{what}: to go on instead, add --checkpoint_path {latest}"]
+
+    def _position(self, trainer: Any, tree: Mapping[str, Any], path: Path) -> Position | None:
+        """Where this run was, from a checkpoint of its own that is loaded whole."""
+        own = {each.resolve() for each in self._run.index.checkpoints()}
+        if trainer.train_dataloader is None or self._states is not None or path.resolve() not in own:
+            return None
+        written = tree.get(OWN, {}).get("position")
+        if not {"dataloader", "optimizer", "global_step"} <= tree.keys() or written is None:
+            return None
+        if not Position.is_written(written):
+            what = f"is {written!r:.80}, not where a run is"
+            raise fail(f"{path}: {OWN}.position", what, "use another checkpoint of the run")
+        return Position(**written) if written["phase"] == trainer.phase else None
 
     def _latest(self, report: Any) -> Path | None:
         """Of the list, as in cszoo. Where it has none and there are files, a run must not begin anew."""
@@ -137,6 +171,8 @@ class Checkpoints:
         tree["__metadata__"] = [about]
         random = processes.gather(_random_state())
         tree[OWN] = {"random": random[0]} | ({"others": random[1:]} if len(random) > 1 else {})
+        if trainer.train_dataloader is not None:
+            tree[OWN]["position"] = asdict(trainer.position)
         trainer.call("on_save_checkpoint", tree)
         trainer.call("postprocess_checkpoint", tree)
         path = processes.by_first(partial(self._write, processes.whole(tree), trainer.global_step))

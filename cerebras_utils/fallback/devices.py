@@ -10,7 +10,9 @@ import torch
 from cerebras_utils.cszoo_yaml import Phase
 from pruning.problems import fail
 
-_FULL_CPU = "DefaultCPUAllocator: "  # in the message, which has no class of its own
+_FULL_CPU = "DefaultCPUAllocator: "
+# In the messages of errors that have no class of their own.
+_FULL = (_FULL_CPU, "CUDA error: out of memory", "ALLOC_FAILED")
 
 
 def devices_of(phases: Sequence[Phase], asked: str | None) -> list[torch.device]:
@@ -51,15 +53,15 @@ def memory_errors(device: torch.device) -> Iterator[None]:
     try:
         yield
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-        raise _full(device, error) from error
+        raise _problem(device, error) from error
     except RuntimeError as error:
-        if _FULL_CPU not in str(error):
+        if not any(part in str(error) for part in _FULL):
             raise
-        raise _full(device, error) from error
+        raise _problem(device, error) from error
 
 
-def _full(device: torch.device, error: BaseException) -> Exception:
-    said = str(error).rpartition(_FULL_CPU)[2].split(". ")[0] or type(error).__name__
+def _problem(device: torch.device, error: BaseException) -> Exception:
+    said = ". ".join(str(error).rpartition(_FULL_CPU)[2].split(". ")[:3]).strip() or type(error).__name__
     fix = "lower batch_size, and raise grad_accum_steps by as much; or compute in fp16_type: bfloat16"
     if device.type == "cuda":
         fix += "; or share the model out among several GPUs: torchrun, and --parallel fsdp"

@@ -17,13 +17,20 @@ class InterruptedRunError(KeyboardInterrupt):
 
 
 def how_to_continue(
-    checkpoint: str | None, *, found_by_itself: bool, begins_anew: str | None, left: int
+    checkpoint: str | None,
+    *,
+    found_by_itself: bool,
+    without: str | None,
+    begins_anew: str | None,
+    left: int,
 ) -> str:
-    """``found_by_itself``: the same command loads that checkpoint. ``begins_anew``: the key of ``loop``, of
-    which ``left`` are left, that would count from 0 again."""
+    """``found_by_itself``: the same command loads that checkpoint. ``without``: what would load a part of it.
+    ``begins_anew``: the key of ``loop``, of which ``left`` are left, that would count from 0 again."""
     if checkpoint is None:
         return "nothing was trained yet: the same command begins again"
     same = "the same command" if found_by_itself else f"the same command with --checkpoint_path {checkpoint}"
+    if without is not None:
+        same += f"{'' if found_by_itself else ' and'} without {without}"
     if begins_anew is None:
         return f"{checkpoint} is saved, and {same} continues from it"
     return (

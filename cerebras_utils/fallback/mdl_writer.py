@@ -76,7 +76,7 @@ def save_mdl(path: str | os.PathLike[str], tree: Mapping[str, Any], *, overwrite
         part.preallocate(structures + block + sum(tensor.nbytes for tensor in tensors.values()))
         with ThreadPoolExecutor(1) as beside, _hdf5_errors(name), Layout(name, block) as layout:
             large = layout.place(at_hand)
-            writing = beside.submit(_write_at_hand, part.fd, at_hand, large)
+            writing = beside.submit(_write_at_hand, os.dup(part.fd), at_hand, large)
             small = layout.place(others)
             layout.describe(spec, metadata)
         writing.result()
@@ -200,13 +200,20 @@ def _is_at_hand(tensor: _Leaf) -> bool:
 
 
 def _write_at_hand(fd: int, tensors: Mapping[str, _Leaf], offsets: Mapping[str, int]) -> None:
-    """Neighbours in one call: between calls a thread waits for its turn with the interpreter."""
-    for offset, views in _neighbours(tensors, offsets):
-        done = os.pwritev(fd, views, offset)
-        for view in views:
-            if done < len(view):
-                _write_all(fd, view[done:], offset + done)
-            offset, done = offset + len(view), max(0, done - len(view))
+    """Neighbours in one call: between calls a thread waits for its turn with the interpreter.
+
+    ``fd`` is this thread's own, and it closes it: who ends in haste closes the other one, and the number may
+    be another file's by then.
+    """
+    try:
+        for offset, views in _neighbours(tensors, offsets):
+            done = os.pwritev(fd, views, offset)
+            for view in views:
+                if done < len(view):
+                    _write_all(fd, view[done:], offset + done)
+                offset, done = offset + len(view), max(0, done - len(view))
+    finally:
+        os.close(fd)
 
 
 def _neighbours(

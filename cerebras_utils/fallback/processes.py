@@ -128,9 +128,13 @@ class Processes:
 
     # The model
 
-    def shard(self, model: nn.Module, device: torch.device) -> None:
-        """With FSDP: share the parameters out, under their own names. Before the optimizer is made."""
+    def place(self, model: nn.Module, device: torch.device) -> None:
+        """On the device; with FSDP shared out, under the same names. Before the optimizer is made.
+
+        FSDP moves layer after layer, so that a model may be larger than the memory of one device.
+        """
         if self.world == 1 or self.kind != "fsdp":
+            model.to(device)
             return
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard

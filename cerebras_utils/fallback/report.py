@@ -1,6 +1,7 @@
 """What a run says while it runs: event files, a bar on a terminal or plain lines elsewhere, its receipt."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -90,7 +91,12 @@ class RunReport:
             return  # batches that make no further step
         if bar is None:
             bar = self._bar = tqdm(
-                total=steps, initial=step, unit="step", file=sys.stderr, disable=None, leave=False
+                total=steps,
+                initial=step,
+                unit="step",
+                file=sys.stderr,
+                disable=not _has_room(),
+                leave=False,
             )
             # Time is taken from the end of the first batch on: it warms things up.
             self._begun, self._tokens, self._first = now, -tokens, step
@@ -100,17 +106,25 @@ class RunReport:
         bar.set_postfix_str(f"loss {loss:.4f}{speed}", refresh=False)
         bar.update(step - bar.n)
         done = step >= steps
-        if bar.disable and (done or now - self._told >= _LINE_SECONDS):
+        if done:
+            bar.close()  # which takes it off the terminal: the line below is what stays
+            self._bar, self._finished = None, True
+        if done or (bar.disable and now - self._told >= _LINE_SECONDS):
             self._told = now
             left = (steps - step) * seconds / (step - self._first) if step > self._first else math.nan
             more = f", {timedelta(seconds=round(left))} left" if left == left and not done else ""
             print(f"step {step} of {steps}: loss {loss:.4f}{speed}{more}", file=sys.stderr)
-        if done:
-            bar.close()
-            self._bar, self._finished = None, True
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
         for writer in self._writers.values():
             writer.close()
+
+
+def _has_room() -> bool:
+    """For a bar: a terminal of a width. Those of containers and scripts often say that they have none."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):  # no terminal, or no file at all, such as a test's
+        return False

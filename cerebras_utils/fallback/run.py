@@ -29,7 +29,7 @@ from cerebras_utils.fallback.processes import Processes
 from cerebras_utils.fallback.report import RunReport
 from cerebras_utils.fallback.run_outputs import RunDirectory
 from cerebras_utils.fallback.schedule import Loop, NothingLeftError
-from cerebras_utils.fallback.states import ALL, states_named
+from cerebras_utils.fallback.states import states_asked
 from cerebras_utils.fallback.trainer import Trainer
 from cerebras_utils.hooks import Hooks
 from cerebras_utils.lora_callbacks import Lora, SparseLora
@@ -68,12 +68,17 @@ class Overrides:
     compiled: bool = False  # by torch.compile
 
 
-def check(phases: Sequence[Phase], verb: str, checkpoint_path: str | None = None) -> list[Problem]:
-    """Everything that is wrong with a config, before anything is built or written.
-
-    ``checkpoint_path`` is the command line's.
-    """
-    return find_problems(phases, verb, OURS, checkpoint_path)
+def check(phases: Sequence[Phase], verb: str, overrides: Overrides | None = None) -> list[Problem]:
+    """Everything that is wrong with a config and the command line, before anything is built or written."""
+    given = overrides or Overrides()
+    return find_problems(
+        phases,
+        verb,
+        OURS,
+        checkpoint_path=given.checkpoint_path,
+        model_dir=given.model_dir,
+        states=given.states,
+    )
 
 
 def notes(phases: Sequence[Phase], verb: str) -> list[str]:
@@ -105,7 +110,7 @@ def run(
 
 def _checked(config: Path, verb: str, overrides: Overrides) -> list[Phase]:
     phases = load_config(config)
-    if problems := check(phases, verb, overrides.checkpoint_path):
+    if problems := check(phases, verb, overrides):
         raise ProblemError(problems)
     devices_of(phases, overrides.device)
     return phases
@@ -133,7 +138,8 @@ def _run_phase(
 ) -> dict[str, Any]:
     init = dict(phase.init)
     device = processes.together(lambda: device_of(init, overrides.device))
-    make_current(device)
+    with memory_errors(device):
+        make_current(device)
     model_dir = overrides.model_dir or init.get("model_dir") or "./model_dir"
     checkpoint, logging = settings(init, "checkpoint") or {}, settings(init, "logging") or {}
     named = with_defaults(init.get("callbacks") or [], DEFAULT_CALLBACKS)
@@ -169,8 +175,7 @@ def _run_phase(
                 model = build_model(init["model"], phase.where("init.model"))
                 for callback in callbacks.values():
                     callback.change_model(model)
-            model.to(device)
-            processes.shard(model, device)
+            processes.place(model, device)
             processes.own_random_numbers()
             if overrides.compiled:
                 compile_model(model, device)
@@ -194,6 +199,8 @@ def _run_phase(
                 log_steps=logging["log_steps"],
                 checkpoint_steps=checkpoint["steps"],
                 save_initial_checkpoint=checkpoint["save_initial_checkpoint"],
+                phase=phase.key,
+                vocabulary=model.options.vocab_size,
                 eval_metrics=model.options.compute_eval_metrics and "ModelEvalMetrics" in dict(named),
                 asked_to_stop=lambda: interruption.asked,
                 processes=processes,
@@ -217,19 +224,15 @@ def _checkpoints(
     written: Mapping[str, Any],
     overrides: Overrides,
 ) -> Checkpoints:
-    given = dict(named)
-    states, where = overrides.states, "--load_checkpoint_states"
-    if states is None:
-        states = given.get("LoadCheckpointStates", {}).get("load_checkpoint_states", ALL)
-        where = phase.where("init.callbacks: LoadCheckpointStates")
     return Checkpoints(
         directory,
         phase.params,
         autoload=written["autoload_last_checkpoint"],
         strict=not written["disable_strict_checkpoint_loading"],
         strict_version=written["strict_version"],
-        keep=overrides.keep or given.get("KeepNCheckpoints", {}).get("n"),
-        states=states_named(states, where),
+        keep=overrides.keep or dict(named).get("KeepNCheckpoints", {}).get("n"),
+        states=states_asked(phase, overrides.states),
+        states_by="--load_checkpoint_states" if overrides.states else "the callback LoadCheckpointStates",
         root=written["checkpoint_root"],
     )
 

@@ -33,6 +33,7 @@ from cerebras_utils.run_receipt import (
     write_receipt,
 )
 from pruning.atomic import Part
+from pruning.masks.file import MaskFile
 from pruning.problems import ProblemError, fail
 
 _TIMESTAMP = "%Y%m%d_%H%M%S"
@@ -62,6 +63,7 @@ class RunDirectory:
         self.model_dir = Path(model_dir)
         self.index = CheckpointsIndex(self.model_dir, checkpoint_name)
         self.log = logging.getLogger("wafersparse")
+        self._masks = masks
         self._receipt = new_receipt(
             verb=verb,
             backend="torch",
@@ -97,9 +99,22 @@ class RunDirectory:
         self.log.info("Current Working Directory: %s", os.getcwd())
         self.log.info("Running command: %s", " ".join(sys.argv))
 
-    def starts_from(self, checkpoint: Path) -> None:
-        self._receipt["start"] = checkpoint_digest(checkpoint)
+    def starts_from(self, checkpoint: Path) -> list[str]:
+        """A line for each mask file that was computed from another one, unless this run goes on."""
+        start = self._receipt["start"] = checkpoint_digest(checkpoint)
         self._write_receipt()
+        if checkpoint.resolve() in {path.resolve() for path in self.index.checkpoints()}:
+            return []
+        lines = []
+        for path in self._masks:
+            with MaskFile(path) as file:
+                of = file.checkpoint
+            if of not in (None, start["fingerprint"]):
+                lines.append(
+                    f"{path} was computed from another file than {checkpoint}: "
+                    f"its fingerprint is {of}, this one's {start['fingerprint']}"
+                )
+        return lines
 
     def open_events(self, directory: Path | None = None) -> EventWriter:
         """Where TensorBoard finds the run: ``events/`` of the model directory, or another directory."""
@@ -122,6 +137,18 @@ class RunDirectory:
         self.index.append(checkpoint)
         self._checkpoints.append({"step": step, "removed": False, **checkpoint_digest(checkpoint, model)})
         self._write_receipt()
+
+    def saved_before(self, phase: str, step: int) -> list[Path]:
+        """What is left of the checkpoints up to a step that this run saved before it was interrupted."""
+        known = {path.resolve(): path for path in self.index.checkpoints()}
+        entries = [
+            Path(entry["path"]).resolve()
+            for run in runs_in(self.model_dir)
+            if run.receipt["verb"] == "fit" and run.receipt["phase"] == phase
+            for entry in run.receipt["checkpoints"]
+            if entry["step"] <= step
+        ]
+        return [known[path] for path in dict.fromkeys(entries) if path in known]
 
     def remove(self, checkpoint: Path) -> None:
         """Delete a checkpoint of this run. The receipt keeps what it was."""

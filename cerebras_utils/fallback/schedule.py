@@ -40,12 +40,31 @@ class Stage:
         return self.batches - self.done
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a run is: what its checkpoints hold, so that it goes on as if it had not been interrupted."""
+
+    phase: str  # which trainer of the config
+    first: int  # the global step that it began with
+    batches: int  # that it has trained on since
+    began: int  # where its pass over the data did: a new round goes back to that
+
+    @staticmethod
+    def is_written(value: Any) -> bool:
+        if not isinstance(value, dict) or value.keys() != {"phase", "first", "batches", "began"}:
+            return False
+        numbers = [value[name] for name in ("first", "batches", "began")]
+        return type(value["phase"]) is str and all(type(n) is int and n >= 0 for n in numbers)
+
+
 class NothingLeftError(ProblemError):
     """A run that has all its steps behind it."""
 
     def __init__(self, where: str, step: int, max_steps: int) -> None:
         what = f"nothing is left to do: step {step} is reached, and max_steps is {max_steps}"
-        super().__init__([Problem(where, what, "raise max_steps, or start in another model_dir")])
+        fix = "raise max_steps; to begin anew with these weights, take another model_dir, and name the "
+        fix += "checkpoint with --checkpoint_path and --load_checkpoint_states model"
+        super().__init__([Problem(where, what, fix)])
         self.step = step
 
 
@@ -77,23 +96,31 @@ def epoch_problems(loop: Loop, batches_per_epoch: int, where: str) -> list[Probl
     return problems
 
 
-def total_steps(loop: Loop, batches_per_epoch: int, done: int, where: str = "trainer.init.loop") -> int:
-    """Batches that are left to train on. ``max_steps`` counts earlier steps, the others begin anew.
+def refuse_nothing_left(
+    loop: Loop, first: int, done: int, step: int, where: str = "trainer.init.loop"
+) -> None:
+    """``first``: the global step that the run began with; ``done``: batches since; ``step``: where it is."""
+    if loop.max_steps is not None and loop.max_steps - first <= done:
+        raise NothingLeftError(where, step, loop.max_steps)
 
-    ``done`` is the global step: steps of the optimizer.
+
+def total_steps(
+    loop: Loop, batches_per_epoch: int, first: int, done: int = 0, where: str = "trainer.init.loop"
+) -> int:
+    """Batches of the whole run, of which ``done`` are. ``max_steps`` counts them all, the others begin anew.
+
+    ``first`` is the global step that it began with, in steps of the optimizer, as ModelZoo subtracts it.
     """
     per_epoch = loop.steps_per_epoch or batches_per_epoch
     if problems := epoch_problems(loop, batches_per_epoch, where):
         raise ProblemError(problems)
     limits = []
     if loop.num_epochs is not None:
-        limits.append(loop.num_epochs * (per_epoch // loop.grad_accum_steps))
+        limits.append(done + loop.num_epochs * (per_epoch // loop.grad_accum_steps))
     if loop.num_steps is not None:
-        limits.append(loop.num_steps)
+        limits.append(done + loop.num_steps)
     if loop.max_steps is not None:
-        if loop.max_steps <= done:
-            raise NothingLeftError(where, done, loop.max_steps)
-        limits.append(loop.max_steps - done)
+        limits.append(loop.max_steps - first)
     return min(limits)
 
 
@@ -106,6 +133,19 @@ def rounds(steps: int, eval_frequency: int | float | None, validates: bool) -> l
     )
     whole, rest = divmod(steps, each)
     return [each] * whole + ([rest] if rest else [])
+
+
+def left_of(rounds: list[int], done: int) -> list[tuple[int, int]]:
+    """The rounds that are not over, by their numbers, and the batches that are left of each.
+
+    One that lacks its validation alone has 0 left.
+    """
+    found, end = [], 0
+    for index, batches in enumerate(rounds):
+        end += batches
+        if done <= end:
+            found.append((index, min(batches, end - done)))
+    return found
 
 
 def checkpoint_batches(

@@ -38,7 +38,7 @@ def as_shard(tensor: Tensor, like: Tensor) -> Tensor:
     assert placement.is_shard(0), f"only rows are shared out, not {placement}"
     each = -(-tensor.shape[0] // sharded.device_mesh.size())
     first = each * sharded.device_mesh.get_local_rank()
-    rows = tensor[first : first + each].to(local(like).device).contiguous()
+    rows = tensor[first : first + each].clone().to(local(like).device)  # the other rows are not kept
     assert rows.shape == local(like).shape
     made: Tensor = type(sharded.detach()).from_local(
         rows,

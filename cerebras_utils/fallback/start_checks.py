@@ -12,16 +12,19 @@ from torch import nn
 
 from cerebras_utils.checks.weights import weights_of_section
 from cerebras_utils.cszoo_yaml import Phase
+from cerebras_utils.fallback.checkpoint_reading import check_version, read_checkpoint, unreadable
 from cerebras_utils.fallback.data.opening import make_order, open_reader
 from cerebras_utils.fallback.data.settings import read_settings
 from cerebras_utils.fallback.optim.build import make_optimizer
 from cerebras_utils.fallback.schedule import Loop, epoch_problems
+from cerebras_utils.fallback.states import chosen
 from cerebras_utils.mask_matching import matched
 from cerebras_utils.trainer_keys import DATALOADERS, settings
 from cerebras_utils.vendor_names import named_entries
 from pruning.masks.file import MaskFile
 from pruning.problems import Problem, ProblemError
 
+_ABSENT = "there is no such file"  # as ``unreadable`` says it
 _FLOAT = 4  # bytes; weights are float32 in memory
 _LORA = {"lora", "sparselora"}
 
@@ -44,15 +47,50 @@ def start_problems(phase: Phase, verb: str) -> Iterator[Problem]:
         yield from _epoch(phase)
 
 
-def checkpoint_problems(phase: Phase, verb: str, given: str | None) -> Iterator[Problem]:
-    """A checkpoint to start from that is not there. Of the first trainer: others may start from its own."""
+def checkpoint_problems(
+    phase: Phase, verb: str, given: str | None, states: frozenset[str] | None
+) -> Iterator[Problem]:
+    """A checkpoint to start from that is not there, is none, or lacks a state of those that are loaded.
+
+    Of the first trainer: others may start from its own. Large tensors are not read.
+    """
     key = DATALOADERS[verb][1]
     asked = given or (phase.params.get(verb) or {}).get(key)
     where = "--checkpoint_path" if given else phase.where(f"{verb}.{key}")
+    strict_version = (settings(phase.init, "checkpoint") or {})["strict_version"]
     for name in [asked] if isinstance(asked, str) else asked or ():
         path = Path(name)
-        if not (any(path.parent.glob(path.name)) if verb == "validate_all" else path.is_file()):
-            yield Problem(f"{where}: {name}", "there is no such file", "mend the name, or leave it out")
+        found = sorted(path.parent.glob(path.name)) if verb == "validate_all" else [path]
+        if not found or unreadable(found[0]) == _ABSENT:
+            yield Problem(f"{where}: {name}", _ABSENT, "mend the name, or leave it out")
+            continue
+        for file in found:
+            try:
+                tree = read_checkpoint(file, listing=True)
+                if strict_version:
+                    check_version(tree, file, None, strict=True)
+                chosen(tree, states, str(file))
+            except ProblemError as error:
+                for problem in error.problems:
+                    yield Problem(f"{where}: {problem.where}", problem.what, problem.fix)
+
+
+def directory_problems(phase: Phase, verb: str, given: str | None) -> Iterator[Problem]:
+    """Directories of the results that cannot be made, or cannot be written into."""
+    places = {phase.where("init.model_dir"): phase.init.get("model_dir") or "./model_dir"}
+    if given:
+        places = {"--model_dir": given}
+    if verb == "fit" and (root := (settings(phase.init, "checkpoint") or {})["checkpoint_root"]):
+        places[phase.where("init.checkpoint.checkpoint_root")] = root
+    for where, name in places.items():
+        path = Path(name).absolute()
+        near = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
+        if not os.path.isdir(near):
+            what = f"{near} is a file, not a directory" if os.path.exists(near) else f"{near} leads nowhere"
+            yield Problem(f"{where}: {name}", what, "choose another directory")
+        elif not os.access(near, os.W_OK | os.X_OK):
+            fix = "choose another directory, or allow writing there"
+            yield Problem(f"{where}: {name}", f"{near} may not be written by this user", fix)
 
 
 def _size(weights: Mapping[str, tuple[int, ...]], copies: int, where: str) -> Iterator[Problem]:

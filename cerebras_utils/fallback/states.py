@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cerebras_utils.cszoo_yaml import Phase
 from cerebras_utils.value_kinds import STATES
+from cerebras_utils.vendor_names import with_defaults
 from pruning.problems import Problem, ProblemError, fail
 from pruning.registry import suggest
 
@@ -24,9 +26,19 @@ def states_named(given: Any, where: str) -> frozenset[str] | None:
         return None
     names = frozenset(given.split(",") if isinstance(given, str) else given)
     if "model" not in names:
-        what = f"{', '.join(sorted(names))} without model: the weights would be random"
-        raise fail(where, what, "add model to it")
+        meant = next(filter(None, (suggest(name, ["model"]) for name in sorted(names))), "")
+        what = f"{', '.join(sorted(names))} without model: the weights would be random.{meant}"
+        raise fail(where, what, "mend the name" if meant else "add model to it")
     return names
+
+
+def states_asked(phase: Phase, given: str | None) -> frozenset[str] | None:
+    """Those of the command line, or else of the callback LoadCheckpointStates."""
+    if given is not None:
+        return states_named(given, "--load_checkpoint_states")
+    named = dict(with_defaults(phase.init.get("callbacks") or [], {}))
+    asked = named.get("LoadCheckpointStates", {}).get("load_checkpoint_states", ALL)
+    return states_named(asked, phase.where("init.callbacks: LoadCheckpointStates"))
 
 
 def chosen(tree: Mapping[str, Any], states: frozenset[str] | None, where: str) -> dict[str, Any]:
@@ -65,7 +77,8 @@ def not_loaded(
     if not trains:
         return
     for name, begins in _BEGINS.items():
-        if name not in tree and (name != "schedulers" or schedulers):
+        none = name not in tree or (name == "schedulers" and not tree[name])
+        if none and (name != "schedulers" or schedulers):
             yield f"{where} has no {name}: {begins}"
     theirs = len(part.get("schedulers", ()))
     if theirs > schedulers:

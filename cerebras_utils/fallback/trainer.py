@@ -16,12 +16,22 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from cerebras_utils.fallback.data.tokens import known_tokens
 from cerebras_utils.fallback.interruption import InterruptedRunError, how_to_continue
 from cerebras_utils.fallback.metrics import Evaluation
 from cerebras_utils.fallback.not_finite import NotFiniteError, advice
 from cerebras_utils.fallback.precision import Precision
 from cerebras_utils.fallback.processes import Processes
-from cerebras_utils.fallback.schedule import Loop, Stage, checkpoint_batches, rounds, total_steps
+from cerebras_utils.fallback.schedule import (
+    Loop,
+    Position,
+    Stage,
+    checkpoint_batches,
+    left_of,
+    refuse_nothing_left,
+    rounds,
+    total_steps,
+)
 from cerebras_utils.hooks import Hooks
 
 Batch = dict[str, torch.Tensor]
@@ -30,6 +40,9 @@ Batch = dict[str, torch.Tensor]
 class Loader(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
     def __len__(self) -> int: ...
+    @property
+    def began(self) -> int: ...
+    def go_on(self, began: int) -> None: ...
     def rewind(self) -> None: ...
     def restart(self) -> None: ...
 
@@ -58,6 +71,8 @@ class Trainer:
     checkpoint_steps: int | None = None
     save_initial_checkpoint: bool = False
     eval_metrics: bool = True  # perplexity and accuracy in validation
+    phase: str = "trainer"  # which trainer of a config it is
+    vocabulary: int  # token ids are below it
     asked_to_stop: Callable[[], bool] = lambda: False
     processes: Processes = field(default_factory=Processes)
     callbacks: "OrderedDict[str, Hooks]" = field(default_factory=OrderedDict)
@@ -70,6 +85,8 @@ class Trainer:
     _scope: str = ""  # in validation, what its tags begin with
     _steps: int = 0  # batches of the whole run
     _first: int = 0  # the global step that it began with
+    _batches: int = 0  # it has trained on, since then
+    _start: int = 0  # the global step that this process began with
     _save_at: frozenset[int] = frozenset()  # batches of this round after which a checkpoint is saved
     _saves_left: int = 0  # in the whole run
 
@@ -94,25 +111,45 @@ class Trainer:
             self.checkpoints.load(self, ckpt_path)
             parts = self._plan(train, validation)
             self.call("on_fit_start", train, validation, self.loop)
-            for index, part in enumerate(parts):
-                if index:
+            last = parts[-1][0]
+            for index, part in parts:
+                if index > parts[0][0]:
                     train.rewind()  # as ModelZoo on a CPU, which begins every round with the same batches
-                self._train_round(train, part, index, index == len(parts) - 1)
+                if part:
+                    self._train_round(train, part, index, index == last)
                 if self.loop.eval_frequency:
-                    self._validate_all(validation, (None,), index, index == len(parts) - 1)
+                    self._validate_all(validation, (None,), index, index == last)
             self.call("on_fit_end", self.loop)
 
-    def _plan(self, train: Loader, validation: Sequence[Loader]) -> list[int]:
-        self._first = self.global_step
-        steps = self._steps = total_steps(self.loop, len(train), self.global_step)
-        parts = rounds(steps, self.loop.eval_frequency, bool(validation))
+    def resume(self, step: int, position: Position | None) -> None:
+        """Before anything else of a checkpoint is loaded: it may be the last that there is to be.
+
+        ``position``: of a checkpoint of this very run. From any other, a run begins.
+        """
+        self.global_step = self._first = self._start = step
+        self._batches = 0
+        if position is not None:
+            self._first, self._batches = position.first, position.batches
+        if self.train_dataloader is not None:
+            refuse_nothing_left(self.loop, self._first, self._batches, step)
+
+    @property
+    def position(self) -> Position:
+        return Position(self.phase, self._first, self._batches, self.train_dataloader.began)
+
+    def _plan(self, train: Loader, validation: Sequence[Loader]) -> list[tuple[int, int]]:
+        """The rounds of training that are left, by number."""
+        done = self._batches
+        steps = self._steps = total_steps(self.loop, len(train), self._first, done)
+        parts = left_of(rounds(steps, self.loop.eval_frequency, bool(validation)), done)
         self.later = []
-        for part in parts:
-            self.later.append(Stage("train", part))
+        for _, part in parts:
+            if part:
+                self.later.append(Stage("train", part))
             if self.loop.eval_frequency:
                 self.later += [Stage(f"validate_{i}", self._eval_steps(v)) for i, v in enumerate(validation)]
-        every = self.checkpoint_steps
-        self._saves_left = math.ceil(steps / min(every, steps)) if every else 0
+        every = min(self.checkpoint_steps or 0, steps)
+        self._saves_left = math.ceil(steps / every) - done // every if every else 0
         return parts
 
     def _train_round(self, train: Loader, batches: int, index: int, is_last: bool) -> None:
@@ -128,7 +165,7 @@ class Trainer:
                 is_last=is_last,
             )
             self.call("on_train_start", self.model, train, self.loop, index)
-            if index == 0 and self.save_initial_checkpoint:
+            if self._batches == 0 and self.save_initial_checkpoint:
                 self.checkpoints.save(self)
             self._end_if_asked()
             self.model.train()
@@ -153,16 +190,20 @@ class Trainer:
         outputs = self._training_step(batch, stepping)
         loss = float(outputs["loss"])
         self.stage.done += 1
+        self._batches += 1
         self.global_step += stepping
         if stepping:
             self.log_metrics(loss=accumulated + loss)
         self.call("on_train_batch_end", self.model, outputs, batch, index)
         values = self._end_batch()
-        steps = self._first + self._steps // self.loop.grad_accum_steps
-        tokens = batch["input_ids"].numel() * self.processes.world
-        self.report.progress(self.global_step, steps, accumulated + loss, tokens)
-        if stepping and values:
-            self.report.line(self.global_step, None, values)
+        if stepping:
+            parts = self.loop.grad_accum_steps
+            tokens = batch["input_ids"].numel() * self.processes.world * parts
+            self.report.progress(
+                self.global_step, self._first + self._steps // parts, accumulated + loss, tokens
+            )
+            if values:
+                self.report.line(self.global_step, None, values)
         return loss
 
     def _training_step(self, batch: Batch, stepping: bool) -> dict[str, torch.Tensor]:
@@ -174,7 +215,7 @@ class Trainer:
         self.call("on_after_backward", self.model, outputs)
         outputs["loss"] = self.processes.mean(outputs["loss"].detach())
         if not math.isfinite(outputs["loss"]):
-            fix = advice(self.model, batch, begun=self.global_step > self._first)
+            fix = advice(self.model, batch, begun=self.global_step > self._start)
             raise NotFiniteError(self.global_step + 1, float(outputs["loss"]), fix)
         if self.optimizer is not None and stepping:
             self._optimizer_step(self.optimizer)
@@ -238,7 +279,7 @@ class Trainer:
         outputs["loss"] = self.processes.mean(outputs["loss"])
         loss = float(outputs["loss"])
         if not math.isfinite(loss):
-            trained = self.train_dataloader is not None and self.global_step > self._first
+            trained = self.train_dataloader is not None and self.global_step > self._start
             fix = advice(self.model, batch, begun=trained)
             raise NotFiniteError(self.global_step, loss, fix, f"validation loss in {self._scope}")
         evaluation.add(outputs["loss"], outputs["logits"], batch)
@@ -328,6 +369,7 @@ class Trainer:
         advice = how_to_continue(
             last,
             found_by_itself=self.checkpoints.autoloads,
+            without=self.checkpoints.loads_a_part,
             begins_anew=None if self.loop.max_steps else "num_steps" if self.loop.num_steps else "num_epochs",
             left=self._first + self._steps // self.loop.grad_accum_steps - self.global_step,
         )
@@ -336,7 +378,7 @@ class Trainer:
     def _endless(self, loader: Loader) -> Iterator[Batch]:
         """Epoch after epoch; a loader begins where its state says."""
         while True:
-            yield from self.processes.batches(loader)
+            yield from self.processes.batches(known_tokens(loader, self.vocabulary))
 
     @contextmanager
     def _telling(self, what: str) -> Iterator[None]:

@@ -126,7 +126,11 @@ class FileSource(TensorSource):
         position = extent.offset + start * ITEMSIZE[self.infos[name].dtype]
         fd, done = self._fds[extent.file], 0
         while done < len(out):
-            got = os.preadv(fd, [out.data[done:]], position + done)
+            try:
+                got = os.preadv(fd, [out.data[done:]], position + done)
+            except OSError as error:
+                what, fix = f"cannot be read: {error.strerror}", "copy the checkpoint to another disk"
+                raise fail(f"{extent.file}: {name}", what, fix) from error
             if got == 0:
                 raise fail(
                     f"{extent.file}: {name}",

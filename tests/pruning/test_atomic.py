@@ -145,7 +145,11 @@ def test_a_directory_without_write_permission(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "fix"),
-    [(errno.EACCES, "that you may write to"), (errno.EROFS, "mounted read-only"), (errno.EIO, "local disk")],
+    [
+        (errno.EACCES, "that you may write to"),
+        (errno.EROFS, "mounted read-only"),
+        (errno.EIO, "disk may be failing"),
+    ],
 )
 def test_the_system_refuses_to_create(tmp_path, monkeypatch, number, fix):
     def refuse(*args, **kwargs):
@@ -154,6 +158,35 @@ def test_the_system_refuses_to_create(tmp_path, monkeypatch, number, fix):
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(ProblemError, match=fix):
         Part(tmp_path / "a")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("calls", [("write",), ("fsync",), ("fsync", "unlink", "close")])
+def test_a_disk_that_is_lost_while_a_file_is_written(tmp_path, monkeypatch, number, calls):
+    """The file is named with a fix, also where nothing can be undone any more."""
+
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    def write():
+        with monkeypatch.context() as patch, Part(tmp_path / "a") as part:
+            for call in calls:
+                patch.setattr(os, call, refuse)
+            part.write(b"abc")
+
+    with pytest.raises(ProblemError) as told:
+        write()
+    (problem,) = told.value.problems
+    assert problem.where == str(tmp_path / "a")
+    assert problem.what == f"cannot be written: {os.strerror(number)}"
+    assert "write to another" in problem.fix
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_disk_that_is_lost_under_another_file_is_that_ones(tmp_path):
+    with pytest.raises(OSError, match="other") as told, Part(tmp_path / "a"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "other")
+    assert not isinstance(told.value, ProblemError)
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc here")

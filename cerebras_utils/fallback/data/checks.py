@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cerebras_utils.fallback.data.files import Rows
 from cerebras_utils.fallback.data.opening import make_order, open_reader
 from cerebras_utils.fallback.data.settings import read_settings
+from cerebras_utils.fallback.data.tokens import IGNORED
 from pruning.problems import Problem, ProblemError
 
 _DEFAULTS = {"vocab_size": 50257, "max_position_embeddings": 1024}  # ModelZoo's, for every GPT of it
@@ -17,7 +18,6 @@ _NO_TABLE = (None, "alibi", "relative")  # position embeddings that have no grea
 _BLOCKS = 64  # read where not everything is
 _BLOCK_BYTES = 1 << 14
 _SLAB_BYTES = 1 << 23
-_IGNORED = -100  # labels of this value have no loss
 
 
 def data_problems(
@@ -118,6 +118,6 @@ def _bad_tokens(block: NDArray[np.int32], vocabulary: int) -> NDArray[np.bool_]:
     bad = (block < 0) | (block >= vocabulary)
     if block.ndim == 3:  # samples: the mask is no token, and nothing reads a fourth feature
         bad[:, 1] = False
-        bad[:, 2] &= block[:, 2] != _IGNORED
+        bad[:, 2] &= block[:, 2] != IGNORED
         bad[:, 3:] = False
     return bad

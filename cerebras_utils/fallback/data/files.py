@@ -39,18 +39,18 @@ def list_files(
     files: list[Path] = []
     problems = []
     for directory in map(Path, directories):
-        if not directory.is_dir():
+        try:
+            found = [directory / name for name in os.listdir(directory) if name.endswith(".h5")]
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             what = "is a file" if directory.is_file() else "there is no such directory"
             fix = "name a directory of .h5 files"
             if not directory.is_absolute():
                 fix += f"; relative paths begin at {Path.cwd()}, where the command runs"
             problems.append(Problem(f"{where}: {directory}", what, fix))
             continue
-        try:
-            found = list(directory.glob("*.h5"))
         except OSError as error:
             problems.append(
-                Problem(f"{where}: {directory}", f"cannot be listed: {error}", "allow reading it")
+                Problem(f"{where}: {directory}", f"cannot be listed: {error.strerror}", "allow reading it")
             )
             continue
         if not found:

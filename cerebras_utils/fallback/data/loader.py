@@ -73,7 +73,8 @@ class Loader:
         self.order = order
         self.where = where
         self.position = 0
-        self._began = 0  # where the latest iteration did
+        self.began = 0  # where the latest iteration did
+        self._goes_on = False  # the next iteration is the rest of one that began earlier
         self._iteration: object = None
         self._described = described
         self._reader = reader
@@ -99,7 +100,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         iteration = self._iteration = object()
-        self._began = self.position
+        if not self._goes_on or self.position >= self.order.end_of_pass(self.began):
+            self.began = self.position
+        self._goes_on = False
         for batch in self._read():
             if iteration is not self._iteration:
                 raise RuntimeError("this loader was moved, or iterated anew, while it was iterated")
@@ -109,7 +112,11 @@ class Loader:
     def rewind(self) -> None:
         """Back to where the latest iteration began, which is where ModelZoo on a CPU begins every part of
         the training that it does between two validations."""
-        self._move(self._began)
+        self._move(self.began)
+
+    def go_on(self, began: int) -> None:
+        """The next iteration is the rest of one that began there: ``rewind`` goes back to its beginning."""
+        self.began, self._goes_on = began, True
 
     def restart(self) -> None:
         """Back to the first sample, which is where every validation begins."""
@@ -144,7 +151,8 @@ class Loader:
 
     def _move(self, position: int) -> None:
         self._iteration = None
-        self.position = self._began = position
+        self.position = self.began = position
+        self._goes_on = False
 
     def _read(self) -> Iterator[Batch]:
         if self._workers is None:

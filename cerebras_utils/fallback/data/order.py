@@ -43,6 +43,11 @@ class Order:
             return math.ceil(left / self.batch_size)
         return (left if left >= self.batch_size else left + self.length) // self.batch_size
 
+    def end_of_pass(self, position: int) -> int:
+        if self.drop_last:
+            return position + self.remaining(position) * self.batch_size
+        return position - position % self.length + self.length
+
     def after(self, position: int) -> int:
         """The position when the batch at ``position`` was given out."""
         if self.drop_last:

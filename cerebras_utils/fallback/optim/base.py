@@ -1,5 +1,6 @@
 """What the optimizers share: states from the start, and a load that checks what it is given."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,18 +72,23 @@ class Optimizer(torch.optim.Optimizer):
         ]
         if wrong:
             raise ProblemError(wrong)
+        if absent := [key for key in self.defaults if any(key not in group for group in groups)]:
+            yield Problem(f"{where}.param_groups", f"lack {', '.join(absent)}", fix)
+        missing: Counter[str] = Counter()
         for here, group in zip(self.param_groups, groups, strict=True):
             for parameter, index in zip(here["params"], group["params"], strict=True):
                 found = states.get(index, {})
                 for name, own_state in self.initial_states({**here, **group}, parameter).items():
                     if name not in found:
-                        yield Problem(f"{where}.state.{index}", f"has no {name}", fix)
+                        missing[name] += 1
                     elif not isinstance(found[name], Tensor):
                         what = f"is {found[name]!r:.60}, not a tensor"
                         yield Problem(f"{where}.state.{index}.{name}", what, fix)
                     elif found[name].shape != own_state.shape:
                         shapes = f"{tuple(found[name].shape)}, this run's has {tuple(own_state.shape)}"
                         yield Problem(f"{where}.state.{index}.{name}", f"has the shape {shapes}", fix)
+        for name, count in missing.items():
+            yield Problem(f"{where}.state", f"has no {name} of {count} of {sum(own)} parameters", fix)
 
 
 def _says(value: Any) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 SIZE = 1 << 16  # elements: 256 kB in fp32, a few times that fits the second-level cache
+_MANY = 1 << 26  # on an accelerator: 256 MB in fp32, for each of the two copies that a step makes
 
 Tensors = list[Tensor] | tuple[Tensor, ...]  # what the operations over lists of tensors take, and give
 Row = tuple[Tensor, ...]  # tensors of one shape: a weight, its gradient, its states
@@ -22,7 +23,7 @@ def bites(rows: Sequence[Row], passes: int) -> Iterator[tuple[list[int], list[li
     """The rows as columns, piece by piece, each with the index of the row that it is cut from.
 
     The fewer ``passes`` over a piece, the larger it is, for the calls that it costs. On an accelerator
-    they come all at once: one launch over many tensors is what is fast there.
+    many come at once: one launch over many tensors is what is fast there.
     """
     limit = SIZE if passes > 8 else 4 * SIZE
     indices: list[int] = []
@@ -32,7 +33,7 @@ def bites(rows: Sequence[Row], passes: int) -> Iterator[tuple[list[int], list[li
         indices.append(index)
         pieces.append(piece)
         size += piece[0].numel()
-        if size >= limit and piece[0].device.type == "cpu":
+        if size >= (limit if piece[0].device.type == "cpu" else _MANY):
             yield indices, _columns(pieces)
             indices, pieces, size = [], [], 0
     if pieces:

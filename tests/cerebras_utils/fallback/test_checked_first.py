@@ -1,5 +1,6 @@
 """What would end a run, or spoil it, after it has begun: refused by ``--dry-run`` already."""
 
+import errno
 import os
 from datetime import date
 from pathlib import Path
@@ -151,7 +152,95 @@ def test_a_checkpoint_that_is_not_there(place):
     path = edited(config(), lambda t: t["fit"].update(ckpt_path="absent.mdl"))
     said = dry(path)
     assert "trainer.fit.ckpt_path" in said
-    assert run("fit", path, "--dry-run", "--checkpoint_path", "train/data.h5").exit_code == 0
+    save_mdl("there.mdl", {"model": {}})
+    assert run("fit", path, "--dry-run", "--checkpoint_path", "there.mdl").exit_code == 0
+
+
+def cut(path):
+    data = Path(path).read_bytes()
+    Path(path).write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "says"),
+    [
+        ("c.yaml", lambda path: None, "is neither a .mdl, which is HDF5, nor a file of torch.save"),
+        ("c.pt", lambda path: Path(path).write_text("model: x"), "is neither a .mdl"),
+        ("empty.mdl", lambda path: Path(path).touch(), "is empty"),
+        ("cut.mdl", cut, "HDF5 cannot open it"),
+        ("cut.pt", cut, "torch cannot read it"),
+        ("masks.safetensors", lambda path: None, "is neither a .mdl"),
+        ("train/data.h5", lambda path: None, "is an HDF5 file, but no Cerebras checkpoint"),
+        ("train", lambda path: None, "is no file"),
+    ],
+)
+def test_a_checkpoint_that_is_none(place, name, spoil, says):
+    tree = {"model": {"model.weight": torch.ones(10_000)}}
+    save_mdl("cut.mdl", tree)
+    torch.save(tree, "cut.pt")
+    save_mask({"w": torch.eye(4, dtype=torch.bool)}, "masks.safetensors")
+    path = config()
+    spoil(name)
+    for given, where in (((), "trainer.fit.ckpt_path"), (("--checkpoint_path", name), "--checkpoint_path")):
+        if not given:
+            path = edited(config("named.yaml"), lambda t: t["fit"].update(ckpt_path=name))
+        said = dry(path, *given)
+        assert f"{where}: {name}" in said
+        assert says in said
+
+
+def forbidden(monkeypatch, method, name):
+    """Root may read everything: as if another user asked."""
+    asked = getattr(Path, method)
+
+    def refuse(path, *args, **options):
+        if path.name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return asked(path, *args, **options)
+
+    monkeypatch.setattr(Path, method, refuse)
+
+
+def test_files_that_may_not_be_read(place, monkeypatch):
+    save_mdl("start.mdl", {"model": {}})
+    save_mask({"w": torch.eye(4, dtype=torch.bool)}, "masks.safetensors")
+    forbidden(monkeypatch, "open", "start.mdl")
+    said = dry(config(), "--checkpoint_path", "start.mdl")
+    assert "start.mdl\n   cannot be read: Permission denied\n   fix: allow reading it" in said
+    forbidden(monkeypatch, "stat", "masks.safetensors")
+    said = dry(config(callbacks=with_masks()))
+    assert "mask_path: masks.safetensors\n   cannot be read: Permission denied" in said
+
+
+def test_states_that_the_checkpoint_or_nothing_has(place):
+    save_mdl("start.mdl", {"model": {}, "optimizer": {"state": {}, "param_groups": []}})
+    given = ("--checkpoint_path", "start.mdl", "--load_checkpoint_states")
+    said = dry(config(), *given, "modle")
+    assert "modle without model: the weights would be random. Did you mean 'model'?" in said
+    said = dry(config(callbacks=[{"LoadCheckpointStates": {"load_checkpoint_states": "modle"}}]))
+    assert "Did you mean 'model'?" in said
+    assert "Did you mean 'optimizer'?" in dry(config(), *given, "model,optimzer")
+    assert run("fit", config(), "--dry-run", *given, "model,optimizer").exit_code == 0
+
+
+def test_a_checkpoint_of_another_release(place):
+    save_mdl("old.mdl", {"model": {}, "__metadata__": [{"version": "2.9.0"}]})
+    assert "was written by ModelZoo 2.9.0" in dry(config(), "--checkpoint_path", "old.mdl")
+
+
+def test_directories_that_take_no_results(place, monkeypatch):
+    Path("file").touch()
+    file = Path("file").absolute()
+    assert f"--model_dir: file/new\n   {file} is a file" in dry(config(), "-o", "file/new")
+    assert "trainer.init.model_dir: file\n" in dry(config(model_dir="file"))
+    assert "checkpoint_root: file/a" in dry(config(checkpoint={"checkpoint_root": "file/a"}))
+    path = config(checkpoint={"checkpoint_root": "file/a"})
+    assert run("validate", path, "--dry-run").exit_code == 0, "it writes no checkpoint"
+    Path("mine").mkdir()
+    allowed, mine = os.access, Path("mine").absolute()
+    monkeypatch.setattr(os, "access", lambda at, mode: Path(at) != mine and allowed(at, mode))
+    assert f"{mine} may not be written by this user" in dry(config(), "-o", "mine/a/b")
+    assert run("fit", config(), "--dry-run").exit_code == 0
 
 
 def test_epochs_and_accumulations_that_the_data_are_too_short_for(place):

@@ -66,6 +66,13 @@ def test_names_that_are_none(given):
         states_named(given, "w")
 
 
+def test_a_name_that_was_meant_to_be_model():
+    with pytest.raises(ProblemError, match=r"Did you mean 'model'\?\n   fix: mend the name"):
+        states_named("optimizer,modle", "w")
+    with pytest.raises(ProblemError, match="add model to it"):
+        states_named("optimizer", "w")
+
+
 def test_a_name_that_the_checkpoint_does_not_have():
     tree = {"model": {}, "optimizer": {}, "__metadata__": []}
     with pytest.raises(ProblemError, match=r"no state 'optimzer'\. Did you mean 'optimizer'"):
@@ -90,6 +97,9 @@ def test_what_is_not_loaded_is_said():
     ]
     assert said(whole, schedulers=0) == [": its schedulers are dropped, for the config has none"]
     assert "the config 2: the others begin" in said(whole, schedulers=2)[0]
+    empty = {**whole, "schedulers": []}
+    assert said(empty) == [" has no schedulers: the config's schedule begins at its start"]
+    assert said(empty, schedulers=0) == []
 
 
 def test_the_yaml_and_the_command_line_choose_alike(start):
@@ -150,6 +160,7 @@ def test_whole_numbers_are_no_weights(start):
         ("dataloader", []),
         ("wafersparse", {}),
         ("wafersparse", {"random": {"cpu": torch.zeros(3, dtype=torch.uint8)}}),
+        ("wafersparse", {"random": {"cpu": torch.zeros_like(torch.get_rng_state())}}),
     ],
 )
 def test_states_of_another_kind(tmp_path, name, value):
@@ -177,15 +188,43 @@ def test_weights_that_are_no_tensors_and_steps_of_other_kinds(tmp_path):
     [
         (lambda t: t["optimizer"]["state"][0].update(exp_avg=3.0), "exp_avg"),
         (lambda t: t["optimizer"]["param_groups"][0].update(betas="x"), "not two numbers"),
+        (lambda t: t["optimizer"]["param_groups"][1].pop("lr"), "lack lr"),
         (lambda t: t["schedulers"].__setitem__(0, {"x": 1}), "is another kind"),
         (lambda t: t["schedulers"][0].update(last_epoch=3), "last_epoch"),
     ],
-    ids=["a moment", "a setting", "a scheduler", "its step"],
+    ids=["a moment", "a setting", "no learning rate", "a scheduler", "its step"],
 )
 def test_an_error_in_a_state_names_the_file(start, change, says):
     said = refused(config(), "--checkpoint_path", changed(start, change))
     assert "changed.mdl: the checkpoint's" in said
     assert says in said
+
+
+def test_the_states_of_another_optimizer_are_a_few_problems_and_not_one_for_each_tensor(start):
+    said = refused(config(optimizer={"SGD": {"momentum": 0.9}}), "--checkpoint_path", start)
+    assert "param_groups\n   lack momentum, dampening, nesterov, maximize\n" in said
+    count = len(load_mdl(Path(start))["optimizer"]["state"])
+    assert f"has no momentum_buffer of {count} of {count} parameters" in said
+    assert said.count("fix: ") == 2
+
+
+def test_a_mdl_of_any_name_is_known_by_what_it_is(tmp_path):
+    save_mdl(tmp_path / "c.pt", {"model": {"model.weight": torch.ones(1)}})
+    assert read_checkpoint(tmp_path / "c.pt")["model"]["model.weight"] == 1
+
+
+def test_a_listing_checks_the_same_and_reads_no_large_tensor(tmp_path):
+    tree = {"model": {"model.a": torch.ones(200, 200), "model.b": torch.ones(2)}, "global_step": 3}
+    save_mdl(tmp_path / "c.mdl", tree)
+    torch.save(tree, tmp_path / "c.pt")
+    for name in ("c.mdl", "c.pt"):
+        listed = read_checkpoint(tmp_path / name, listing=True)
+        assert {name: weight.shape for name, weight in listed["model"].items()} == {
+            name: weight.shape for name, weight in tree["model"].items()
+        }
+        assert listed["global_step"] == 3
+    large = read_checkpoint(tmp_path / "c.mdl", listing=True)["model"]["model.a"]
+    assert large.device.type == "meta"
 
 
 def test_torch_files_are_known_by_what_they_are(tmp_path):

@@ -66,6 +66,21 @@ def test_data_of_another_length_or_vocabulary(place):
     assert "vocab" in refused(config())
 
 
+@pytest.mark.parametrize(("feature", "value"), [(0, 32), (0, -1), (2, 1000), (2, -1), (2, -100)])
+def test_a_foreign_token_that_no_sample_of_the_data_showed(place, monkeypatch, feature, value):
+    """Before a run, a part of large data is looked at; on a GPU such an id ends the process."""
+    with h5py.File("train/data.h5", "a") as file:
+        file["data"][3, feature, 5] = value
+    monkeypatch.setattr("cerebras_utils.fallback.data.checks._foreign_tokens", lambda *_: iter(()))
+    path = config(steps=12)
+    if value == -100:
+        fitted(path)
+        return
+    said = refused(path)
+    assert f"have the token id {value} among the {'input_ids' if feature == 0 else 'labels'}" in said
+    assert "prepare the data" in said
+
+
 def test_a_nan_keeps_the_last_good_checkpoint_and_names_the_step(place, monkeypatch):
     from cerebras_utils.fallback.trainer import Trainer
 

@@ -249,6 +249,40 @@ def test_on_a_terminal_a_bar_with_loss_rate_and_time_left(report, monkeypatch):
     assert "step 3 of 4" not in shown
 
 
+def shown_on(report, monkeypatch, size, steps):
+    """What a terminal of (rows, columns) is given in so many steps."""
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    termios.tcsetwinsize(theirs, size)
+    report, clock = report
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        for step in range(1, steps + 1):
+            clock.now += 1
+            report.progress(step, steps, 5.0 - step, 1000)
+        report.close()
+        print("end", file=terminal, flush=True)
+        shown, end = "", time.monotonic() + 30
+        while "end" not in shown and time.monotonic() < end:  # what was written arrives a little later
+            with suppress(BlockingIOError):
+                shown += os.read(ours, 100_000).decode(errors="replace")
+    os.close(ours)
+    return shown
+
+
+def test_on_a_terminal_the_last_step_stays(report, monkeypatch):
+    shown = shown_on(report, monkeypatch, (24, 120), 3)
+    assert "1/3" in shown
+    assert shown.endswith("\rstep 3 of 3: loss 2.0000, 1,000 tokens/s\r\nend\r\n"), shown
+
+
+def test_a_terminal_without_a_size_is_given_plain_lines(report, monkeypatch):
+    lines = shown_on(report, monkeypatch, (0, 0), 12).split("\r\n")
+    assert [line.partition(":")[0] for line in lines] == [
+        *("step 1 of 12", "step 11 of 12", "step 12 of 12", "end", "")
+    ]
+
+
 def test_elsewhere_plain_lines_the_first_the_last_and_one_in_ten_seconds(report, capsys):
     report, clock = report
     for step in range(1, 31):

@@ -10,7 +10,15 @@ import yaml
 from cerebras_utils.fallback.mdl_reader import load_mdl
 from cerebras_utils.fallback.run import Overrides
 from cerebras_utils.fallback.run import run as run_config
-from cerebras_utils.fallback.schedule import Loop, NothingLeftError, checkpoint_batches, rounds, total_steps
+from cerebras_utils.fallback.schedule import (
+    Loop,
+    NothingLeftError,
+    checkpoint_batches,
+    left_of,
+    refuse_nothing_left,
+    rounds,
+    total_steps,
+)
 from pruning.problems import ProblemError
 from tests.cerebras_utils.fallback.tiny_runs import (
     config,
@@ -47,11 +55,21 @@ def test_how_long_a_run_trains():
     assert total_steps(Loop(num_epochs=2, steps_per_epoch=5), 7, 100) == 10
     assert total_steps(Loop(num_epochs=1, grad_accum_steps=2), 7, 0) == 3, "ModelZoo's epoch is in steps here"
     assert total_steps(Loop(num_steps=5, max_steps=8), 7, 4) == 4
-    with pytest.raises(NothingLeftError):
-        total_steps(Loop(max_steps=4), 7, 4)
+    assert total_steps(Loop(num_steps=5), 7, 4, 3) == 8, "num_steps begins anew"
+    assert total_steps(Loop(max_steps=9), 7, 4, 3) == 5, "max_steps does not"
+    refuse_nothing_left(Loop(max_steps=9), 4, 4, 8)
+    with pytest.raises(NothingLeftError, match="step 9 is reached"):
+        refuse_nothing_left(Loop(max_steps=9), 4, 5, 9)
     with pytest.raises(ProblemError) as error:
         total_steps(Loop(num_epochs=1, steps_per_epoch=8, grad_accum_steps=9), 7, 0)
     assert len(error.value.problems) == 2
+
+
+def test_what_is_left_of_the_rounds():
+    assert left_of([4, 4, 2], 0) == [(0, 4), (1, 4), (2, 2)]
+    assert left_of([4, 4, 2], 3) == [(0, 1), (1, 4), (2, 2)]
+    assert left_of([4, 4, 2], 4) == [(0, 0), (1, 4), (2, 2)], "its validation is"
+    assert left_of([4, 4, 2], 9) == [(2, 1)]
 
 
 def test_rounds_by_a_fraction_or_a_number():

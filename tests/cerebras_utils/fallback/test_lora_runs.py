@@ -102,8 +102,9 @@ def test_a_run_trains_the_factors_alone_and_goes_on_bit_for_bit(place, kind):
     assert after[f"{Q}.lora_B"].any()
     fitted(config(callbacks=written), "--checkpoint_path", "run/checkpoint_3.mdl", "-o", "resumed")
     one, other = (load_mdl(Path(d, "checkpoint_6.mdl")) for d in ("run", "resumed"))
-    for part in ("model", "optimizer", "global_step", "wafersparse", "lora_factors"):
+    for part in ("model", "optimizer", "global_step", "lora_factors"):
         assert equal(one[part], other[part]), part
+    assert equal(one["wafersparse"]["random"], other["wafersparse"]["random"])
 
 
 def test_the_masked_update_is_what_is_computed(place):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from pruning.checkpoint.open import open_checkpoint
 from pruning.checkpoint.safetensors_file import open_safetensors, parse_header
+from pruning.problems import ProblemError
 
 
 def write(path, header, data=b""):
@@ -123,6 +125,21 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path, refused):
     with open_checkpoint(tmp_path / "w.safetensors") as source:
         os.truncate(tmp_path / "w.safetensors", 300)
         refused("w", "cut short", ": w", call=source.array)
+
+
+def test_a_disk_that_fails_while_a_file_is_read(tmp_path, monkeypatch):
+    """Named as the file that is read: whoever writes another meanwhile is not blamed."""
+    save_file({"w": torch.ones(4)}, tmp_path / "a.safetensors")
+
+    def refuse(*args):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", refuse)
+    with (
+        open_checkpoint(tmp_path / "a.safetensors") as source,
+        pytest.raises(ProblemError, match=r"a\.safetensors: w\n   cannot be read: Input/output error"),
+    ):
+        source.read("w", 0, np.empty(16, np.uint8))
 
 
 def test_files_without_an_index(tmp_path, refused, same):

@@ -1,5 +1,6 @@
 """Bad input: everything that is wrong, at once, with where and how to fix it."""
 
+import errno
 import os
 
 import h5py
@@ -325,6 +326,19 @@ def test_a_token_between_the_blocks_is_found_by_the_full_check(samples, section)
 def test_a_model_section_that_is_wrong_itself_is_for_others_to_report(samples, section):
     wrong = {"vocab_size": "many", "max_position_embeddings": None}
     assert problems(section(data_dir=samples("a", 5)), wrong) == []
+
+
+def test_a_directory_that_may_not_be_listed(samples, section, monkeypatch):
+    directory = samples("a", 2)
+
+    def refuse(path="."):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    for function in ("listdir", "scandir"):
+        monkeypatch.setattr(os, function, refuse)
+    problem = only(section(data_dir=directory))
+    assert problem.what == "cannot be listed: Permission denied"
+    assert problem.fix == "allow reading it"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
