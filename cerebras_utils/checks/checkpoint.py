@@ -13,8 +13,6 @@ _SHOWN = 3
 _MASK = "_mask"
 MODEL_ALONE = (
     "load the model alone: start with `wafersparse fit --load_checkpoint_states model`, or write the "
-)
-MODEL_ALONE += (
     "callback `- LoadCheckpointStates: {load_checkpoint_states: model}`, which also holds for a resume"
 )
 

@@ -46,20 +46,21 @@ class Checkpoints:
         self._states = states
         self.loads_a_part = None if states is None else states_by
         self._saved: list[Path] = []
-        self._told_random = False
+        self._started = self._told_random = False
         self.last: Path | None = None  # the latest that was loaded or saved
         self.autoloads = True  # the same command finds ``last`` by itself
         self.step_on_disk = 0  # where a run from its very start would be again
 
     def load(self, trainer: Any, path: Any) -> None:
         """``...``: the last of the model directory, where that is not switched off. None: no checkpoint."""
-        if trainer.train_dataloader is not None and not self._saved:
-            self.autoloads = path is ... and self._autoload
+        starts = trainer.train_dataloader is not None and not self._started  # validations load between, too
+        if starts:
+            self._started, self.autoloads = True, path is ... and self._autoload
         if path is ...:
             path = (
                 trainer.processes.by_first(partial(self._latest, trainer.report)) if self._autoload else None
             )
-        elif trainer.train_dataloader is not None and not self._saved:
+        elif starts:
             for line in trainer.processes.by_first(partial(self._passed_over, path)):
                 trainer.report.say(line)
         trainer.call("on_before_load_checkpoint", None if path is None else str(path))
