@@ -37,7 +37,7 @@ checkpoints/demo.safetensors: | .venv
 masks: .venv $(CKPT)  ## compute the masks of CKPT, a small checkpoint made on the spot if not given
 	$(BIN)/wafersparse masks '$(CKPT)' $(SPARSITY:%=--sparsity %) --out '$(OUT)' $(ARGS)
 
-test: .venv  ## the default tests, within two minutes
+test: .venv  ## the default tests, two to four minutes on two cores
 	$(BIN)/python -m pytest -n auto
 
 test-slow: .venv  ## what needs minutes or a package index
